@@ -1,0 +1,96 @@
+"""Anchors: every cell of every feature level carries the same K boxes, one per scale and ratio.
+
+The order of the A anchors is level, y, x, cell anchor, so that a head's map (B, K, H, W) lines up
+as `map.permute(0, 2, 3, 1).reshape(B, -1)`. Source: Ren et al. 2015, Faster R-CNN, section 3.1.1.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cell_anchors(scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """Anchors of one cell, centred at the origin -> (K, 4) float32 xyxy pixels on the CPU.
+
+    A scale is the side of the square of equal area, a ratio is height / width. Scales vary
+    slowest. Unlike torchvision's, the sides are not rounded to whole pixels.
+    """
+    sides = []
+    for scale in scales:
+        for ratio in ratios:
+            width = math.sqrt(scale * scale / ratio)
+            sides.append((width, width * ratio))
+    half = torch.tensor(sides, dtype=torch.float32).reshape(-1, 2) / 2
+    return torch.cat([-half, half], dim=1)
+
+
+def grid_anchors(
+    feature_shapes: Sequence[tuple[int, int]],
+    padded_size: tuple[int, int],
+    scales_per_level: Sequence[Sequence[float]],
+    ratios: Sequence[float],
+    device: torch.device,
+) -> Tensor:
+    """All anchors of a padded input -> (A, 4), reaching over its borders.
+
+    Shapes and sizes are (height, width). A cell is `padded_size / feature_shape` pixels: the
+    level's stride where the input is padded to it, fractional where it is not. Made once per
+    geometry and kept: do not write into the result.
+    """
+    if len(feature_shapes) != len(scales_per_level):
+        raise ValueError(
+            f"{len(feature_shapes)} feature levels but anchor scales for {len(scales_per_level)}: "
+            "give one group of scales per level"
+        )
+    return _cached_grid(
+        tuple((int(height), int(width)) for height, width in feature_shapes),
+        (int(padded_size[0]), int(padded_size[1])),
+        tuple(tuple(scales) for scales in scales_per_level),
+        tuple(ratios),
+        torch.device(device),
+    )
+
+
+def clip_to_images(boxes: Tensor, image_sizes: Tensor) -> Tensor:
+    """Clamp boxes (A, 4) or (B, A, 4) to the valid area of each image, (B, 2) -> (B, A, 4)."""
+    width_height = image_sizes.to(boxes.dtype).flip(1)
+    limits = torch.cat([width_height, width_height], dim=1)[:, None, :]
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def centres_inside(anchors: Tensor, image_sizes: Tensor) -> Tensor:
+    """Whether each unclipped anchor (A, 4) is centred on an image, not its padding -> (B, A)."""
+    centres = (anchors[..., :2] + anchors[..., 2:]) / 2
+    inside = (centres >= 0) & (centres < image_sizes.to(anchors.dtype).flip(1)[:, None, :])
+    return inside.all(dim=-1)
+
+
+@functools.lru_cache(maxsize=32)
+def _cached_grid(
+    feature_shapes: tuple[tuple[int, int], ...],
+    padded_size: tuple[int, int],
+    scales_per_level: tuple[tuple[float, ...], ...],
+    ratios: tuple[float, ...],
+    device: torch.device,
+) -> Tensor:
+    # What is first made under inference_mode could never take part in a later training step.
+    with torch.inference_mode(False):
+        levels = [
+            _level_grid(shape, padded_size, cell_anchors(scales, ratios))
+            for shape, scales in zip(feature_shapes, scales_per_level, strict=True)
+        ]
+        # A blocking copy would make CUDA wait once for every new shape.
+        return torch.cat(levels).to(device, non_blocking=device.type == "cuda")
+
+
+def _level_grid(shape: tuple[int, int], padded_size: tuple[int, int], cell: Tensor) -> Tensor:
+    """Shift the cell's anchors (K, 4) to the centre of every cell -> (height * width * K, 4)."""
+    height, width = shape
+    y = (torch.arange(height, dtype=torch.float64) + 0.5) * (padded_size[0] / height)
+    x = (torch.arange(width, dtype=torch.float64) + 0.5) * (padded_size[1] / width)
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    centres = torch.stack([grid_x, grid_y, grid_x, grid_y], dim=-1)
+    return (centres.reshape(-1, 1, 4) + cell).reshape(-1, 4).float()

@@ -1,0 +1,136 @@
+"""Which anchors are objects, which are background, and which of them a step learns from.
+
+Everything has static shapes and stays on the device: no `nonzero`, no boolean indexing, no loop
+over images. Source: Ren et al. 2015, Faster R-CNN, section 3.1.2 (labels) and 3.1.3 (sampling).
+"""
+
+import torch
+from torch import Tensor
+
+POSITIVE = 1
+NEGATIVE = 0
+IGNORE = -1
+
+# Any real overlap; IoU 0 is what a box has with every anchor that does not touch it.
+ANY_OVERLAP = 1e-6
+
+
+def pairwise_iou(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """IoU of (..., M, 4) and (..., G, 4) xyxy boxes -> (..., M, G); 0 where both have no area.
+
+    torchvision's `box_iou` broadcasts too, but gives NaN for two boxes without area, and a padded
+    box beside an anchor that was clipped away is such a pair.
+    """
+    left, top, right, bottom = boxes.unsqueeze(-2).unbind(-1)
+    gt_left, gt_top, gt_right, gt_bottom = gt_boxes.unsqueeze(-3).unbind(-1)
+    width = torch.minimum(right, gt_right) - torch.maximum(left, gt_left)
+    height = torch.minimum(bottom, gt_bottom) - torch.maximum(top, gt_top)
+    intersection = width.clamp(min=0) * height.clamp(min=0)
+    union = _area(boxes).unsqueeze(-1) + _area(gt_boxes).unsqueeze(-2) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def match_anchors(
+    anchors: Tensor,
+    gt_boxes: Tensor,
+    gt_mask: Tensor,
+    valid: Tensor,
+    *,
+    positive_iou: float = 0.7,
+    negative_iou: float = 0.3,
+    best_anchor_min_iou: float | None = ANY_OVERLAP,
+) -> tuple[Tensor, Tensor]:
+    """Label anchors (B, A, 4) by their best box -> labels (B, A) int8, matched_gt (B, A) int64.
+
+    IoU >= `positive_iou` is POSITIVE, < `negative_iou` NEGATIVE, between them IGNORE. The anchors
+    with a box's best IoU (ties too) are POSITIVE where that is at least `best_anchor_min_iou`;
+    None turns the rule off, and 0.0 is the notebook's and torchvision's: there a box that touches
+    no anchor ties with all of them at 0 and makes every anchor of the image POSITIVE.
+
+    `matched_gt` is the anchor's own best box, also where another box's best anchor it became, and
+    means nothing where no box is there. Boxes outside `gt_mask` (B, G) match nothing; anchors
+    outside `valid` (B, A) are IGNORE.
+    """
+    if gt_boxes.shape[1] == 0:
+        labels = torch.where(valid, NEGATIVE, IGNORE).to(torch.int8)
+        return labels, torch.zeros_like(labels, dtype=torch.int64)
+    iou = pairwise_iou(anchors, gt_boxes)
+    # Below any IoU, so that neither padded boxes nor ignored anchors are ever the best.
+    iou = iou.masked_fill(~(valid[:, :, None] & gt_mask[:, None, :]), -1.0)
+    best_iou, matched_gt = iou.max(dim=2)
+    positive = best_iou >= positive_iou
+    if best_anchor_min_iou is not None:
+        best_of_box = iou.amax(dim=1, keepdim=True)
+        is_best = (iou == best_of_box) & (best_of_box >= best_anchor_min_iou)
+        positive = positive | is_best.any(dim=2)
+    labels = torch.where(best_iou < negative_iou, NEGATIVE, IGNORE)
+    labels = torch.where(positive, POSITIVE, labels)
+    return torch.where(valid, labels, IGNORE).to(torch.int8), matched_gt
+
+
+def sample_anchors(
+    labels: Tensor,
+    keys: Tensor,
+    *,
+    max_positives: int,
+    max_negatives: int,
+    max_total: int | None = None,
+) -> Tensor:
+    """Keep the anchors with the lowest random keys, the rest become IGNORE -> labels (B, A) int8.
+
+    Without `max_total` the two limits are independent (the notebook: 256 and 256). With it, an
+    image's negatives fill what its positives leave: 256 in all and at most 128 positives is
+    Faster R-CNN's and torchvision's balanced rule. `keys` (B, A) are in [0, 1), see `random_keys`.
+    """
+    positives = _lowest_keys(keys, labels == POSITIVE, max_positives)
+    negative_quota = None if max_total is None else max_total - positives.sum(dim=1, keepdim=True)
+    negatives = _lowest_keys(keys, labels == NEGATIVE, max_negatives, negative_quota)
+    return torch.where(positives | negatives, labels, IGNORE).to(torch.int8)
+
+
+def random_keys(seeds: Tensor, count: int) -> Tensor:
+    """Uniform numbers in [0, 1) from a hash of (seed, index): seeds (B,) int64 -> (B, count).
+
+    No generator is involved, so what is drawn for an image depends on its seed alone, never on
+    its batch, the world size, the device or what was drawn before.
+    """
+    low = _mix_bits(seeds & _LOW_32)
+    high = _mix_bits(low ^ ((seeds >> 32) & _LOW_32))
+    index = torch.arange(count, dtype=torch.int64, device=seeds.device)
+    # Two keyed rounds: with one, two seeds would give the same keys in another order.
+    bits = _mix_bits(_mix_bits(index ^ low[:, None]) ^ high[:, None])
+    # 24 bits are what a float32 holds exactly.
+    return (bits >> 8).to(torch.float32) * 2.0**-24
+
+
+_LOW_32 = 0xFFFFFFFF
+# The multipliers of Wellons' lowbias32 (2018, "Prospecting for hash functions"), the second as a
+# signed number: a product with 32 bits then fits int64, so nothing relies on overflow.
+_FACTOR_1 = 0x7FEB352D
+_FACTOR_2 = 0x846CA68B - 2**32
+
+
+def _mix_bits(bits: Tensor) -> Tensor:
+    """Scramble 32-bit numbers held in int64, one to one; the golden ratio keeps 0 from 0."""
+    bits = (bits + 0x9E3779B9) & _LOW_32
+    bits = ((bits ^ (bits >> 16)) * _FACTOR_1) & _LOW_32
+    bits = ((bits ^ (bits >> 15)) * _FACTOR_2) & _LOW_32
+    return bits ^ (bits >> 16)
+
+
+def _lowest_keys(
+    keys: Tensor, candidates: Tensor, limit: int, quota: Tensor | None = None
+) -> Tensor:
+    """Mark the candidates (B, A) with the lowest keys, at most `limit` and `quota` (B, 1) each."""
+    limit = min(limit, keys.shape[1])
+    # Keys are below 1, so at 2 whatever is no candidate comes last and can be told apart.
+    lowest, index = keys.masked_fill(~candidates, 2.0).topk(limit, dim=1, largest=False)
+    taken = lowest < 1.0
+    if quota is not None:
+        taken = taken & (torch.arange(limit, device=keys.device) < quota)
+    return torch.zeros_like(candidates).scatter(1, index, taken)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
