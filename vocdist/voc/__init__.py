@@ -1,0 +1,1 @@
+"""Pascal VOC on disk: find it, read its XML, pair, split and count it."""

@@ -1,0 +1,202 @@
+"""VOC annotation XML -> typed objects -> box rows and label vectors.
+
+Boxes here are in VOC's own frame: pixels of the stored image (EXIF rotation not applied),
+minima 1-based in the original data sets. N: objects of one image. C: classes.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+import numpy as np
+import numpy.typing as npt
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from vocdist.errors import UserError
+from vocdist.voc.classes import normalise_name
+
+# Far above any JPEG side (65,535), and the difference of two such values still fits an int32.
+MAX_COORDINATE = 2**30
+TRUE_FLAGS = frozenset({"1", "true", "yes"})
+
+
+class AnnotationError(UserError):
+    """One annotation that cannot become a sample.
+
+    Attributes:
+        path: The file at fault.
+        reason: A slug to count by: `unreadable`, `malformed_xml`, `forbidden_xml`,
+            `missing_name`, `missing_box`, `bad_box`; `vocdist.voc.pairing` adds its own.
+        detail: What is wrong, in words, without the path.
+    """
+
+    def __init__(self, path: Path, reason: str, detail: str) -> None:
+        """Keep the three parts as `args`, so that the error survives pickling by a worker."""
+        super().__init__(path, reason, detail)
+        self.path = path
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        """Name the file, what is wrong with it, and the remedy."""
+        return f"{self.path}: {self.detail} ({self.reason}): mend the file or take it out"
+
+
+@dataclass(frozen=True, slots=True)
+class VocObject:
+    """One `<object>`: its class name (stripped, lowercase) and its box in VOC's frame."""
+
+    name: str
+    xmin: int
+    ymin: int
+    xmax: int
+    ymax: int
+    difficult: bool
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One XML file. `width` and `height` are what it claims, in pixels, 0 where it does not."""
+
+    filename: str
+    width: int
+    height: int
+    objects: tuple[VocObject, ...]
+
+
+def parse_annotation(path: Path) -> Annotation:
+    """Read one VOC XML file.
+
+    Only `<object>` directly under the root counts: the `<part>` boxes (head, hand, foot) of
+    the person-layout task are not objects. Inverted or empty boxes are kept as they stand.
+
+    Raises:
+        AnnotationError: The file is unreadable, is no XML, declares entities, or holds an
+            object without a name or without four finite numbers for its box.
+    """
+    try:
+        with path.open("rb") as file:
+            root = fromstring(file.read())
+    except OSError as error:
+        detail = f"cannot be read: {error.strerror or error}"
+        raise AnnotationError(path, "unreadable", detail) from error
+    except DefusedXmlException as error:
+        # The usual vehicle of decompression bombs and file disclosure; VOC never needs it.
+        detail = "declares entities or external references, which are not read"
+        raise AnnotationError(path, "forbidden_xml", detail) from error
+    except (ParseError, ValueError, LookupError) as error:
+        # ValueError and LookupError: encodings that expat or Python does not know.
+        raise AnnotationError(path, "malformed_xml", f"is not valid XML: {error}") from error
+    size = root.find("size")
+    return Annotation(
+        filename=(root.findtext("filename") or "").strip(),
+        width=_pixels(size, "width"),
+        height=_pixels(size, "height"),
+        objects=tuple(
+            _parse_object(element, f"object {number}", path)
+            for number, element in enumerate(root.findall("object"), start=1)
+        ),
+    )
+
+
+def without_difficult(objects: Iterable[VocObject]) -> tuple[VocObject, ...]:
+    """Leave out the objects flagged difficult, as VOC's own evaluation does."""
+    return tuple(item for item in objects if not item.difficult)
+
+
+def unknown_names(objects: Iterable[VocObject], class_ids: Mapping[str, int]) -> Counter[str]:
+    """Count, by name, the objects that `box_rows` leaves out because no class has their name."""
+    return Counter(item.name for item in objects if item.name not in class_ids)
+
+
+def box_rows(objects: Sequence[VocObject], class_ids: Mapping[str, int]) -> npt.NDArray[np.int32]:
+    """Rows `[class_id, x, y, w, h]`, pixels, for the objects of known classes.
+
+    Args:
+        objects: In the order of the XML, which the rows keep.
+        class_ids: Normalised name -> id (see `vocdist.voc.classes.class_ids`).
+
+    Returns:
+        (N, 5) int32. `x, y` are xmin, ymin as in the XML; `w = max(0, xmax - xmin)`, and `h`
+        likewise. N is 0 when no object is of a known class.
+    """
+    rows = [
+        (
+            class_ids[item.name],
+            item.xmin,
+            item.ymin,
+            max(0, item.xmax - item.xmin),
+            max(0, item.ymax - item.ymin),
+        )
+        for item in objects
+        if item.name in class_ids
+    ]
+    return np.array(rows, dtype=np.int32).reshape(-1, 5)
+
+
+def multi_hot(boxes: npt.NDArray[np.int32], num_classes: int) -> npt.NDArray[np.int8]:
+    """(N, 5) box rows -> (C,) int8, 1 for each class with at least one box.
+
+    Raises:
+        ValueError: A class id lies outside `range(num_classes)`.
+    """
+    ids = boxes[:, 0]
+    # Checked by hand: a negative id would quietly set a class from the end.
+    if ids.size and not (ids.min() >= 0 and ids.max() < num_classes):
+        raise ValueError(
+            f"class ids {ids.min()}..{ids.max()} do not fit {num_classes} classes: "
+            "make the boxes and the labels from the same class list"
+        )
+    labels = np.zeros(num_classes, dtype=np.int8)
+    labels[ids] = 1
+    return labels
+
+
+def _parse_object(element: Element, label: str, path: Path) -> VocObject:
+    name = normalise_name(element.findtext("name") or "")
+    if not name:
+        raise AnnotationError(path, "missing_name", f"{label} has no <name>")
+    label = f"{label} ({name})"
+    box = element.find("bndbox")
+    if box is None:
+        raise AnnotationError(path, "missing_box", f"{label} has no <bndbox>")
+    return VocObject(
+        name=name,
+        xmin=_coordinate(box, "xmin", label, path),
+        ymin=_coordinate(box, "ymin", label, path),
+        xmax=_coordinate(box, "xmax", label, path),
+        ymax=_coordinate(box, "ymax", label, path),
+        difficult=_flag(element, "difficult"),
+        truncated=_flag(element, "truncated"),
+    )
+
+
+def _coordinate(box: Element, tag: str, label: str, path: Path) -> int:
+    text = (box.findtext(tag) or "").strip()
+    if not text:
+        raise AnnotationError(path, "missing_box", f"{label} has no <{tag}>")
+    try:
+        # Some VOC2007 and VOC2012 files hold floats; the fraction is cut off, not rounded.
+        value = int(float(text))
+    except (ValueError, OverflowError) as error:  # OverflowError: int(inf)
+        raise AnnotationError(path, "bad_box", f"{label} has {tag}={text!r}") from error
+    if abs(value) > MAX_COORDINATE:
+        raise AnnotationError(path, "bad_box", f"{label} has {tag}={text!r}")
+    return value
+
+
+def _flag(element: Element, tag: str) -> bool:
+    return (element.findtext(tag) or "").strip().lower() in TRUE_FLAGS
+
+
+def _pixels(size: Element | None, tag: str) -> int:
+    """Read a claimed side, 0 when absent or nonsense: the image's own header is the truth."""
+    text = "" if size is None else size.findtext(tag) or ""
+    try:
+        return max(0, int(float(text)))
+    except (ValueError, OverflowError):
+        return 0
