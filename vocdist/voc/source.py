@@ -1,0 +1,97 @@
+"""Turn the `source` of a config into a VOC root on this machine's disk."""
+
+import re
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from vocdist.errors import UserError
+from vocdist.voc.layout import find_voc_root
+
+KAGGLE_PREFIX = "kaggle:"
+KAGGLE_HANDLE = re.compile(r"(?P<slug>[\w-]+/[\w-]+)(/versions/(?P<version>[1-9]\d*))?")
+REACH_TIMEOUT_S = 5.0
+
+
+def resolve_source(source: str) -> Path:
+    """Find the VOC root that `source` names, downloading it if it must be.
+
+    Args:
+        source: A folder, or `kaggle:owner/name`, or `kaggle:owner/name/versions/3`. Without a
+            version, the newest complete one in kagglehub's cache is taken, without asking the
+            network, so that a data set does not change between two runs.
+
+    Raises:
+        UserError: There is no such data set, or it can be had neither from the cache nor from
+            the network.
+    """
+    if not source.startswith(KAGGLE_PREFIX):
+        return find_voc_root(Path(source).expanduser())
+    handle = KAGGLE_HANDLE.fullmatch(source.removeprefix(KAGGLE_PREFIX))
+    if handle is None:
+        raise UserError(
+            f"source={source} is not a Kaggle data set: write kaggle:owner/name or "
+            "kaggle:owner/name/versions/3"
+        )
+    version = int(handle["version"]) if handle["version"] else None
+    return find_voc_root(_kaggle_folder(handle["slug"], version))
+
+
+def _kaggle_folder(slug: str, version: int | None) -> Path:
+    # kagglehub logs to the stdout it finds when imported, and stdout is for our own results.
+    with redirect_stdout(sys.stderr):
+        # Imported here: it takes a second, and local folders do without.
+        import kagglehub
+        from kagglehub.config import get_cache_folder
+
+        cache = Path(get_cache_folder())
+        cached = _cached_versions(cache, slug)
+        if version is None:
+            # kagglehub asks the network for the newest version even when it has one cached.
+            version = max(cached, default=None)
+        handle = slug if version is None else f"{slug}/versions/{version}"
+        try:
+            if version not in cached:
+                _check_reachable()
+            return Path(kagglehub.dataset_download(handle))
+        except Exception as error:  # kagglehub and requests raise some fifteen unrelated types
+            raise UserError(
+                f"{KAGGLE_PREFIX}{handle} is not in kagglehub's cache ({cache}) and cannot be "
+                f"downloaded ({_cause(error)}): fetch and unpack it by other means, then pass the "
+                "folder: source=/path/to/VOC2012"
+            ) from error
+
+
+def _cached_versions(cache: Path, slug: str) -> set[int]:
+    """List the versions that kagglehub has unpacked to the end: `<N>.complete` is its mark."""
+    folder = cache / "datasets" / slug
+    return {
+        int(marker.stem)
+        for marker in folder.glob("*.complete")
+        if marker.stem.isdecimal() and (folder / "versions" / marker.stem).is_dir()
+    }
+
+
+def _check_reachable() -> None:
+    """Fail within seconds where kagglehub would hang: it sets no timeout on its first request.
+
+    Any answer will do, an HTTP error too: what it means is kagglehub's to say.
+    """
+    import requests
+    from kagglesdk.kaggle_env import (  # type: ignore[import-untyped]
+        get_endpoint,
+        get_env,
+        is_in_kaggle_notebook,
+    )
+
+    if not is_in_kaggle_notebook():  # there data sets are mounted, with the internet off
+        requests.head(get_endpoint(get_env()), timeout=REACH_TIMEOUT_S, allow_redirects=False)
+
+
+def _cause(error: Exception) -> str:
+    import requests
+
+    if isinstance(error, requests.Timeout | requests.ConnectionError):
+        return "no connection to Kaggle"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join([type(error).__name__ + ":", *lines])
