@@ -1,0 +1,92 @@
+"""How many images and objects each class has, per split, as numbers and as a table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+Boxes = npt.NDArray[np.int32]  # (N, 5) rows [class_id, x, y, w, h] of one image
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCounts:
+    """What one split holds; `images` and `objects` map each class name to its count."""
+
+    samples: int
+    images: dict[str, int]
+    objects: dict[str, int]
+
+
+def count_split(boxes_per_sample: Iterable[Boxes], class_names: Sequence[str]) -> SplitCounts:
+    """Count in one pass: samples, images that contain a class, objects of a class.
+
+    Args:
+        boxes_per_sample: Per image an (N, 5) array of box rows; N may be 0.
+        class_names: C names in the order of their ids.
+
+    Raises:
+        ValueError: A class id lies outside `range(C)`.
+    """
+    num_classes = len(class_names)
+    samples = 0
+    images = np.zeros(num_classes, dtype=np.int64)
+    objects = np.zeros(num_classes, dtype=np.int64)
+    for boxes in boxes_per_sample:
+        # bincount refuses negative ids and grows for those too large.
+        per_class = np.bincount(boxes[:, 0], minlength=num_classes)
+        if len(per_class) > num_classes:
+            raise ValueError(
+                f"class id {len(per_class) - 1} does not fit {num_classes} classes: "
+                "make the boxes and the counts from the same class list"
+            )
+        samples += 1
+        images += per_class > 0
+        objects += per_class
+    return SplitCounts(
+        samples=samples,
+        images=dict(zip(class_names, images.tolist(), strict=True)),
+        objects=dict(zip(class_names, objects.tolist(), strict=True)),
+    )
+
+
+def class_image_counts(
+    boxes_per_sample: Iterable[Boxes], class_names: Sequence[str]
+) -> dict[str, int]:
+    """Class name -> number of images with at least one object of it. See `count_split`."""
+    return count_split(boxes_per_sample, class_names).images
+
+
+def class_object_counts(
+    boxes_per_sample: Iterable[Boxes], class_names: Sequence[str]
+) -> dict[str, int]:
+    """Class name -> number of objects. See `count_split`."""
+    return count_split(boxes_per_sample, class_names).objects
+
+
+def class_count_table(splits: Mapping[str, SplitCounts]) -> Table:
+    """One row a class: images per split and in all, objects per split and in all.
+
+    The closing row counts all samples and all objects; its image cells are no column sums, as an
+    image with two classes stands in two rows.
+    """
+    parts = list(splits.values())
+    table = Table(title="Images and objects per class", show_footer=True)
+    table.add_column("class", footer="all")
+    sample_cells = _with_total([part.samples for part in parts])
+    object_cells = _with_total([sum(part.objects.values()) for part in parts])
+    for kind, footers in (("images", sample_cells), ("objects", object_cells)):
+        for name, footer in zip([*splits, "total"], footers, strict=True):
+            table.add_column(f"{name} {kind}", footer=footer, justify="right")
+    for name in parts[0].images if parts else ():
+        table.add_row(
+            name,
+            *_with_total([part.images[name] for part in parts]),
+            *_with_total([part.objects[name] for part in parts]),
+        )
+    return table
+
+
+def _with_total(numbers: Sequence[int]) -> list[str]:
+    return [f"{number:,}" for number in [*numbers, sum(numbers)]]
