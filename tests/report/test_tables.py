@@ -1,0 +1,84 @@
+from rich.console import Console
+from rich.table import Table
+
+from vocdist.report.tables import classifier_table, recall_table
+
+
+def rows_of(table: Table) -> list[list[str]]:
+    """The words of each printed line that holds a cell."""
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    lines = capture.get().splitlines()
+    return [line.replace("│", " ").split() for line in lines if "│" in line]
+
+
+def text_of(table: Table) -> str:
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+CLASSIFIER = {
+    "mAP": 0.7091,
+    "macro_f1": 0.5777,
+    "sample_f1": 0.7059,
+    "samples": 3425.0,
+    "ap/cat": 0.41,
+    "f1/cat": 0.3,
+    "ap/person": 0.9,
+    "f1/person": 0.85,
+    "f1/sofa": 0.0,
+}
+
+
+def test_classes_stand_by_ap_and_those_without_positives_last() -> None:
+    assert rows_of(classifier_table(CLASSIFIER)) == [
+        ["person", "0.900", "0.850"],
+        ["cat", "0.410", "0.300"],
+        ["sofa", "–", "0.000"],
+        ["mean", "0.709", "0.578"],
+    ]
+
+
+def test_the_caption_sums_up() -> None:
+    assert "sample F1 0.706, 3,425 images" in text_of(classifier_table(CLASSIFIER))
+
+
+def test_a_class_name_in_brackets_is_shown_as_it_is() -> None:
+    assert "[red]rose[/red]" in text_of(classifier_table({"ap/[red]rose[/red]": 0.5}))
+
+
+RECALL = {
+    "recall50@200": 0.7,
+    "AR@200": 0.4,
+    "AR@200/small": 0.1,
+    "AR@200/large": 0.6,
+    "recall50@200/small": 0.2,
+    "recall50@50": 0.5,
+    "AR@50": 0.25,
+    "AR@50/large": 0.3,
+    "boxes": 1234.0,
+    "samples": 200.0,
+}
+
+
+def test_recall_by_number_of_proposals_and_the_sizes_that_occur() -> None:
+    table = recall_table(RECALL)
+    assert [str(column.header) for column in table.columns] == [
+        "proposals",
+        "recall 0.5",
+        "AR",
+        "AR small",
+        "AR large",
+    ]
+    assert rows_of(table) == [
+        ["50", "0.500", "0.250", "–", "0.300"],
+        ["200", "0.700", "0.400", "0.100", "0.600"],
+    ]
+    assert "200 samples, 1,234 boxes" in text_of(table)
+
+
+def test_without_sizes_there_are_no_size_columns() -> None:
+    assert len(recall_table({"recall50@100": 0.5, "AR@100": 0.2}).columns) == 3
