@@ -42,8 +42,8 @@ def one_to_one_hits(
     """COCO's matching -> whether each gt box is found, (G, counts, thresholds) bool.
 
     Agrees with pycocotools (`COCOeval`, no categories). `ignored` (G,) boxes may take a proposal
-    that fits no other box, as COCO does with crowds and with sizes outside the range in question;
-    leave their rows out of the recall.
+    that fits no other box, as COCO treats sizes outside the range in question; leave their rows
+    out of the recall.
     """
     thresholds = np.asarray(IOU_THRESHOLDS)[:, None]
     num_gt = len(gt_boxes)

@@ -89,8 +89,11 @@ def _cached_grid(
 def _level_grid(shape: tuple[int, int], padded_size: tuple[int, int], cell: Tensor) -> Tensor:
     """Shift the cell's anchors (K, 4) to the centre of every cell -> (height * width * K, 4)."""
     height, width = shape
-    y = (torch.arange(height, dtype=torch.float64) + 0.5) * (padded_size[0] / height)
-    x = (torch.arange(width, dtype=torch.float64) + 0.5) * (padded_size[1] / width)
+    step_y, step_x = padded_size[0] / height, padded_size[1] / width
+    # The notebook's arithmetic to the last bit: anchors around a small box tie for its best IoU,
+    # and rounding decides which of them do.
+    y = torch.arange(height, dtype=torch.float32) * step_y + step_y / 2
+    x = torch.arange(width, dtype=torch.float32) * step_x + step_x / 2
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
     centres = torch.stack([grid_x, grid_y, grid_x, grid_y], dim=-1)
-    return (centres.reshape(-1, 1, 4) + cell).reshape(-1, 4).float()
+    return (centres.reshape(-1, 1, 4) + cell).reshape(-1, 4)

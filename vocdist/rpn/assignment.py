@@ -95,7 +95,7 @@ def random_keys(seeds: Tensor, count: int) -> Tensor:
     its batch, the world size, the device or what was drawn before.
     """
     low = _mix_bits(seeds & _LOW_32)
-    high = _mix_bits(low ^ ((seeds >> 32) & _LOW_32))
+    high = _mix_bits(_mix_bits(low) ^ ((seeds >> 32) & _LOW_32))
     index = torch.arange(count, dtype=torch.int64, device=seeds.device)
     # Two keyed rounds: with one, two seeds would give the same keys in another order.
     bits = _mix_bits(_mix_bits(index ^ low[:, None]) ^ high[:, None])
