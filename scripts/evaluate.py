@@ -1,0 +1,38 @@
+"""Measure a run on its val split: AP per class, or recall by number of proposals and object size.
+
+  python scripts/evaluate.py runs/classifier
+  python scripts/evaluate.py runs/rpn --json rpn.json proposals.nms_threshold=0.6
+  python scripts/evaluate.py runs/classifier data.shards=shards/other
+
+Usage: evaluate.py RUN [--json FILE] [section.key=value ...]; overrides change the run's config.
+"""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from vocdist.command import is_main_process, run_command, split_arguments, take_option
+from vocdist.config import ClassifierConfig
+from vocdist.errors import UserError
+from vocdist.report.tables import classifier_table, recall_table
+from vocdist.training.run import evaluate_run
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluate, print a table, and write the flat metrics where asked to."""
+    json_path, arguments = take_option(arguments, "--json")
+    run, overrides = split_arguments(arguments)
+    if run is None:
+        raise UserError("which run? python scripts/evaluate.py runs/classifier")
+    config, metrics = evaluate_run(Path(run), overrides)
+    if not is_main_process():
+        return
+    is_classifier = isinstance(config, ClassifierConfig)
+    Console().print(classifier_table(metrics) if is_classifier else recall_table(metrics))
+    if json_path:
+        Path(json_path).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

@@ -1,0 +1,32 @@
+r"""Train the multi-label classifier: which classes are present in an image.
+
+  accelerate launch scripts/train_classifier.py
+  accelerate launch scripts/train_classifier.py data.shards=shards/voc2012 run.dir=runs/cls
+  accelerate launch --config_file configs/accelerate/two_cpu.yaml \
+      scripts/train_classifier.py configs/demo/classifier.yaml train.epochs=2
+
+Usage: train_classifier.py [CONFIG.yaml] [section.key=value ...]; the default is
+configs/classifier.yaml. Started again on a run that was cut off, it goes on with it.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from vocdist.command import config_from_arguments, is_main_process, run_command
+from vocdist.config import ClassifierConfig
+from vocdist.report.tables import classifier_table
+from vocdist.training.run import train
+
+
+def main(arguments: list[str]) -> None:
+    """Train, then print the best epoch's figures."""
+    config = config_from_arguments(ClassifierConfig, arguments, Path("configs/classifier.yaml"))
+    metrics = train(config)
+    if is_main_process():
+        Console().print(classifier_table(metrics))
+        print(f"best epoch {metrics['epoch']:.0f}; the run is in {config.run.dir}")
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

@@ -1,0 +1,32 @@
+r"""Train the Region Proposal Network on a classifier's frozen features.
+
+  accelerate launch scripts/train_rpn.py
+  accelerate launch scripts/train_rpn.py model.classifier=runs/cls run.dir=runs/rpn
+  accelerate launch --config_file configs/accelerate/two_cpu.yaml \
+      scripts/train_rpn.py configs/demo/rpn.yaml train.epochs=2
+
+Usage: train_rpn.py [CONFIG.yaml] [section.key=value ...]; the default is configs/rpn.yaml.
+Started again on a run that was cut off, it goes on with it.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from vocdist.command import config_from_arguments, is_main_process, run_command
+from vocdist.config import RpnConfig
+from vocdist.report.tables import recall_table
+from vocdist.training.run import train
+
+
+def main(arguments: list[str]) -> None:
+    """Train, then print the best epoch's recall."""
+    config = config_from_arguments(RpnConfig, arguments, Path("configs/rpn.yaml"))
+    metrics = train(config)
+    if is_main_process():
+        Console().print(recall_table(metrics))
+        print(f"best epoch {metrics['epoch']:.0f}; the run is in {config.run.dir}")
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

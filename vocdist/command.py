@@ -1,0 +1,86 @@
+"""What every script shares: its arguments, and user errors as one line without a traceback."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from vocdist.config_file import load_config
+from vocdist.errors import UserError
+
+Config = TypeVar("Config")
+
+USER_ERROR_EXIT = 2
+
+
+def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
+    """Call `main` with the arguments; `--help` prints `doc`, a `UserError` ends in one line."""
+    arguments = sys.argv[1:]
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print((doc or "").strip())
+        return
+    try:
+        main(arguments)
+    except UserError as error:
+        # Every rank finds the same mistake; one of them says it.
+        if is_main_process():
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(USER_ERROR_EXIT)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints: rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def config_from_arguments(
+    config_type: type[Config], arguments: Sequence[str], default: Path
+) -> Config:
+    """`[CONFIG.yaml] [section.key=value ...]` -> config; `default` is used without a file."""
+    path, overrides = split_arguments(arguments)
+    return load_config(config_type, Path(path) if path else default, overrides)
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Separate the optional leading file or folder from the overrides.
+
+    `--resume WHERE` and `--resume=WHERE` are spelled-out forms of `train.resume=WHERE`.
+    """
+    first: str | None = None
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--resume":
+            overrides.append(f"train.resume={rest.pop(0) if _is_value(rest) else 'auto'}")
+        elif argument.startswith("--resume="):
+            overrides.append(f"train.resume={argument.partition('=')[2]}")
+        elif argument.startswith("-"):
+            raise UserError(f"unknown option {argument}: settings are given as section.key=value")
+        elif "=" in argument:
+            overrides.append(argument)
+        elif first is None:
+            first = argument
+        else:
+            raise UserError(f"unexpected argument {argument!r} after {first!r}")
+    return first, overrides
+
+
+def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """Take `NAME VALUE` or `NAME=VALUE` out of the arguments: (value or None, the rest)."""
+    rest = list(arguments)
+    for i, argument in enumerate(rest):
+        if argument == name:
+            if i + 1 == len(rest):
+                raise UserError(f"{name} needs a value")
+            return rest[i + 1], rest[:i] + rest[i + 2 :]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2], rest[:i] + rest[i + 1 :]
+    return None, rest
+
+
+def _is_value(rest: Sequence[str]) -> bool:
+    return bool(rest) and "=" not in rest[0] and not rest[0].startswith("-")

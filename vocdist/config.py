@@ -1,0 +1,313 @@
+"""The settings of every command: typed, frozen, read from YAML plus `section.key=value` overrides.
+
+One dataclass per section; a command's settings are `ShardsConfig`, `ClassifierConfig` or
+`RpnConfig`. Sections hold plain values: they are passed on as arguments, never as a whole, to the
+rooms below `training/`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_STRICT = ConfigDict(extra="forbid")
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+def _precision_name(value: Any) -> Any:
+    # YAML reads a bare `no`, which is what accelerate calls fp32, as the boolean False.
+    return "fp32" if value is False or value == "no" else value
+
+
+Precision = Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_precision_name)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ShardsConfig:
+    """Conversion of one VOC root into shards.
+
+    Attributes:
+        source: A folder that holds a VOC tree, or `kaggle:owner/name`.
+        output: The folder to write, one per data set.
+        name: The data set's name in the manifest; the output folder's name when null.
+        classes: Class names in the order of their ids; VOC's twenty when null. Objects of other
+            names are counted and left out.
+        split: `seeded` (shuffle and cut) or `lists` (`ImageSets/Main/{train,val}.txt`).
+        split_ratio: Share of the samples that go to train in a seeded split.
+        split_seed: Seed of that shuffle.
+        skip_difficult: Leave out boxes flagged as difficult.
+        samples_per_shard: Samples in each tar file; the last of a split may hold fewer.
+        workers: Processes that write shards.
+    """
+
+    source: str
+    output: Path
+    name: str | None = None
+    classes: tuple[str, ...] | None = None
+    split: Literal["seeded", "lists"] = "seeded"
+    split_ratio: Fraction = 0.8
+    split_seed: int = 42
+    skip_difficult: bool = False
+    samples_per_shard: Count = 500
+    workers: Count = 1
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DataConfig:
+    """Which shards, and how many processes decode them.
+
+    Attributes:
+        shards: Folder written by `scripts/make_shards.py`.
+        num_workers: Loader processes on each rank; 0 decodes in the training process.
+        limit_train: Use only the first this many train samples; null for all.
+        limit_val: Likewise for val.
+    """
+
+    shards: Path = Path("shards/voc2012")
+    num_workers: NonNegative = 2
+    limit_train: Count | None = None
+    limit_val: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ClassifierInputConfig:
+    """Geometry of the classifier's input.
+
+    Attributes:
+        size: Side of the square input, pixels.
+        crop_scale: Range of a training crop's area, as a share of the image's.
+        crop_ratio: Range of its width / height.
+        flip: Mirror half of the training images.
+        eval_crop: Side of the centred evaluation square, as a share of the image's short side.
+    """
+
+    size: Count = 192
+    crop_scale: tuple[Fraction, Fraction] = (0.7, 1.0)
+    crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    flip: bool = True
+    eval_crop: Fraction = 192 / 220
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RpnInputConfig:
+    """Geometry of the RPN's input.
+
+    Attributes:
+        short_side: Length that the short side is resized to, pixels.
+        long_side: Upper bound of the long side, pixels; it wins over `short_side`.
+        pad_multiple: Height and width of a batch are padded up to a multiple of this, pixels.
+        flip: Mirror half of the training images, boxes included.
+    """
+
+    short_side: Count = 800
+    long_side: Count = 1333
+    pad_multiple: Count = 32
+    flip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ClassifierModelConfig:
+    """The classifier's network.
+
+    Attributes:
+        backbone: Name of a torchvision model.
+        weights: `imagenet` (torchvision's download), `none`, or the path of a state dict.
+        pos_weight: Weigh the positives of a class by negatives / positives in the train split.
+        batch_norm_momentum: Overrides torchvision's (0.01 in MobileNetV3, slow for short runs).
+    """
+
+    backbone: Literal["mobilenet_v3_small", "resnet18"] = "mobilenet_v3_small"
+    weights: str = "imagenet"
+    pos_weight: bool = True
+    batch_norm_momentum: Fraction | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RpnModelConfig:
+    """The RPN's frozen backbone and its head.
+
+    Attributes:
+        classifier: Where the features come from: a classifier run, a state dict's path, `none` for
+            `backbone` with `weights`, or `auto`: the run in `runs/classifier` where there is one,
+            else ResNet-18 with ImageNet weights.
+        backbone: The network of a plain state dict, or of `classifier=none`.
+        weights: As in the classifier; used with `classifier=none`.
+        hidden: Channels of the head's 3×3 convolution.
+        strides: Feature levels, by their stride in pixels, finest first.
+        scales: Anchor sides (square root of the area, pixels) of each level.
+        ratios: Anchor height / width.
+    """
+
+    classifier: str = "auto"
+    backbone: Literal["mobilenet_v3_small", "resnet18"] = "mobilenet_v3_small"
+    weights: str = "imagenet"
+    hidden: Count = 256
+    strides: tuple[Literal[8, 16, 32], ...] = (32,)
+    scales: tuple[tuple[Positive, ...], ...] = ((32.0, 64.0, 128.0),)
+    ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class MatchingConfig:
+    """Which anchors train the head, and as what (Faster R-CNN, section 3.1.2).
+
+    Attributes:
+        positive_iou: An anchor at or above this IoU with a box is positive.
+        negative_iou: An anchor below this IoU with every box is negative.
+        best_anchor_min_iou: The best anchors of a box are positive too, from this IoU on; null:
+            never. 0 is the notebook's: a box that touches no anchor makes all of them positive.
+        max_total: Anchors that an image's loss sees; null: only the two bounds below.
+        max_positives: Positives among them.
+        max_negatives: Negatives among them.
+        box_normalizer: The box loss of an image is divided by its positives' coordinates
+            (`positives`) or by its sampled anchors (`sampled`, as in torchvision).
+    """
+
+    positive_iou: Fraction = 0.7
+    negative_iou: Fraction = 0.3
+    best_anchor_min_iou: Fraction | None = 1e-6
+    max_total: Count | None = 256
+    max_positives: Count = 128
+    max_negatives: Count = 256
+    box_normalizer: Literal["positives", "sampled"] = "positives"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ProposalsConfig:
+    """How the head's output becomes proposals.
+
+    Attributes:
+        pre_nms_top_k: Best anchors of each level that are decoded.
+        nms_threshold: IoU above which the lower-scored of two boxes is dropped.
+        min_size: Shortest side of a proposal, pixels of the resized image.
+        score_threshold: Objectness below which nothing is proposed; null for none.
+    """
+
+    pre_nms_top_k: Count = 1200
+    nms_threshold: Fraction = 0.7
+    min_size: float = 16.0
+    score_threshold: Fraction | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrainConfig:
+    """The loop: how long, in what batches, from where.
+
+    Attributes:
+        epochs: Passes over the train split.
+        global_batch: Samples of one optimizer step, over all processes.
+        accumulate: Parts in which a process takes its share of a step, to save memory.
+        eval_batch: Samples of one evaluation batch, over all processes.
+        drop_last: Leave out the last, smaller batch of an epoch instead of training on it.
+        seed: Of the weights, the order and the augmentation.
+        clip_norm: Upper bound of the gradient's norm; null for none.
+        resume: `auto` (go on if the run folder holds a checkpoint), `never`, or a checkpoint.
+        log_every: Steps between two logged rows.
+        save_every: Steps between two checkpoints inside an epoch; null: at its end only.
+        keep: Checkpoints kept besides the best one.
+    """
+
+    epochs: Count = 8
+    global_batch: Count = 32
+    accumulate: Count = 1
+    eval_batch: Count = 32
+    drop_last: bool = False
+    seed: int = 0
+    clip_norm: Positive | None = None
+    resume: str = "auto"
+    log_every: Count = 20
+    save_every: Count | None = None
+    keep: Count = 2
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class OptimConfig:
+    """AdamW and its learning rate over time.
+
+    Attributes:
+        lr: Peak learning rate.
+        weight_decay: AdamW's decoupled weight decay.
+        schedule: `constant`, `cosine` (moves every step) or `cosine_by_epoch` (the notebook's).
+        warmup_steps: Steps over which the rate rises linearly from zero.
+    """
+
+    lr: Positive = 3e-4
+    weight_decay: float = 1e-4
+    schedule: Literal["constant", "cosine", "cosine_by_epoch"] = "cosine"
+    warmup_steps: NonNegative = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RuntimeConfig:
+    """The machine.
+
+    Attributes:
+        device: `auto` takes what accelerate finds: CUDA, then MPS, then the CPU.
+        mixed_precision: `fp32`, `bf16` or `fp16` (a GPU's only).
+        channels_last: Keep images and convolution weights as NHWC in memory.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    mixed_precision: Precision = "fp32"
+    channels_last: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RunConfig:
+    """Where a run keeps what it makes.
+
+    Attributes:
+        dir: The run's folder: config, metrics, checkpoints, pictures, final weights.
+    """
+
+    dir: Path
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrackingConfig:
+    """Weights & Biases.
+
+    Attributes:
+        wandb: `auto` (online when logged in, else offline), `online`, `offline` or `disabled`.
+        project: W&B project name.
+    """
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "vocdist"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ClassifierConfig:
+    """Settings of `scripts/train_classifier.py`."""
+
+    run: RunConfig = RunConfig(dir=Path("runs/classifier"))
+    task: Literal["classifier"] = "classifier"
+    data: DataConfig = DataConfig()
+    input: ClassifierInputConfig = ClassifierInputConfig()
+    model: ClassifierModelConfig = ClassifierModelConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RpnConfig:
+    """Settings of `scripts/train_rpn.py`."""
+
+    run: RunConfig = RunConfig(dir=Path("runs/rpn"))
+    task: Literal["rpn"] = "rpn"
+    data: DataConfig = DataConfig()
+    input: RpnInputConfig = RpnInputConfig()
+    model: RpnModelConfig = RpnModelConfig()
+    matching: MatchingConfig = MatchingConfig()
+    proposals: ProposalsConfig = ProposalsConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    tracking: TrackingConfig = TrackingConfig()

@@ -1,0 +1,134 @@
+"""Samples by request: read, decode, transform, collate."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vocdist.data.decode import decode_image
+from vocdist.data.transforms import Example, Transform
+from vocdist.shards.reader import ShardReader
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One sample of one part of one step.
+
+    Attributes:
+        index: Of the sample in its split.
+        epoch: Seeds the augmentation, with the index.
+        weight: The sample's factor in this rank's loss; 0 for padding.
+        padded: (height, width) shared by the batch, for tasks with images of varying size.
+        ends_step: This part is the rank's last of an optimizer step.
+        step_samples: Samples of that step over all ranks.
+    """
+
+    index: int
+    epoch: int
+    weight: float = 1.0
+    padded: tuple[int, int] | None = None
+    ends_step: bool = True
+    step_samples: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a rank computes at once, B samples.
+
+    Attributes:
+        images: (B, 3, H, W) uint8.
+        targets: Per task; first axis B. `boxes` are padded to (B, G, 4) and come with `box_mask`.
+        indices: (B,) int64, of the samples in their split.
+        weights: (B,) float32; the loss to differentiate is `(per_sample_loss * weights).sum()`.
+        seeds: (B,) int64, one per sample and epoch, for randomness on the device.
+        ends_step: The optimizer steps after this batch.
+        step_samples: Samples of that step over all ranks.
+    """
+
+    images: Tensor
+    targets: Mapping[str, Tensor]
+    indices: Tensor
+    weights: Tensor
+    seeds: Tensor
+    ends_step: bool
+    step_samples: int
+
+    def to(self, device: torch.device) -> Self:
+        """Copy to a device; without waiting for it where memory is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """Pin the host memory (called by torch's DataLoader)."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(
+            self,
+            images=change(self.images),
+            targets={name: change(tensor) for name, tensor in self.targets.items()},
+            indices=change(self.indices),
+            weights=change(self.weights),
+            seeds=change(self.seeds),
+        )
+
+
+# Targets whose first axis counts the boxes of an image.
+RAGGED_TARGETS = ("boxes", "difficult")
+
+
+class ShardDataset(Dataset[tuple[SampleRequest, Example, int]]):
+    """Decoded, transformed samples of one split, by request."""
+
+    def __init__(self, reader: ShardReader, transform: Transform, seed: int) -> None:
+        """`seed` makes the augmentation of two runs differ."""
+        self.reader = reader
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of samples in the split."""
+        return len(self.reader)
+
+    def __getitem__(self, request: SampleRequest) -> tuple[SampleRequest, Example, int]:
+        """The example, with its request and its seed."""
+        sample = self.reader.read(request.index)
+        name = f"{self.reader.folder}: sample {sample.annotations.key}"
+        image = decode_image(sample.jpeg, name)
+        rng = np.random.default_rng([self.seed, request.epoch, request.index])
+        seed = int(rng.integers(2**62))
+        return request, self.transform(image, sample.annotations, rng, request.padded), seed
+
+
+def collate(items: Sequence[tuple[SampleRequest, Example, int]]) -> Batch:
+    """Stack examples of equal image size; targets of varying length are padded, with a mask."""
+    requests, examples, seeds = zip(*items, strict=True)
+    columns = {name: [e.targets[name] for e in examples] for name in examples[0].targets}
+    targets = {
+        name: _stack_ragged(column) if name in RAGGED_TARGETS else torch.stack(column)
+        for name, column in columns.items()
+    }
+    if "boxes" in columns:
+        counts = torch.tensor([len(boxes) for boxes in columns["boxes"]])
+        targets["box_mask"] = torch.arange(targets["boxes"].shape[1]) < counts[:, None]
+    return Batch(
+        images=torch.stack([example.image for example in examples]),
+        targets=targets,
+        indices=torch.tensor([request.index for request in requests]),
+        weights=torch.tensor([request.weight for request in requests]),
+        seeds=torch.tensor(seeds),
+        ends_step=requests[-1].ends_step,
+        step_samples=requests[-1].step_samples,
+    )
+
+
+def _stack_ragged(column: Sequence[Tensor]) -> Tensor:
+    """(N_i, ...) tensors -> (B, G, ...), zeros behind; G is at least 1, so a maximum over it is."""
+    longest = max(1, *(len(tensor) for tensor in column))
+    stacked = column[0].new_zeros((len(column), longest, *column[0].shape[1:]))
+    for row, tensor in zip(stacked, column, strict=True):
+        row[: len(tensor)] = tensor
+    return stacked

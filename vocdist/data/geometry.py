@@ -1,0 +1,78 @@
+"""Where the pixels of a network's input come from: regions to cut, sizes to scale to.
+
+Regions are `(top, left, height, width)` in stored pixels.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+Region = tuple[int, int, int, int]
+
+# torchvision's RandomResizedCrop gives up after this many draws too.
+_CROP_ATTEMPTS = 10
+
+
+def random_region(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> Region:
+    """Draw an Inception-style crop (Szegedy et al. 2015, section 6).
+
+    The area is uniform in `scale` times the image's, log(width / height) uniform in `ratio`. When
+    no draw fits, the largest centred region within `ratio` is taken, as torchvision does.
+    """
+    for _ in range(_CROP_ATTEMPTS):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return int(top), int(left), h, w
+    w = min(width, round(height * ratio[1]))
+    h = min(height, round(width / ratio[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def centre_square(height: int, width: int, share: float) -> Region:
+    """The centred square whose side is `share` of the short side."""
+    side = max(1, round(min(height, width) * share))
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def crop_resize(image: Tensor, region: Region, size: tuple[int, int]) -> Tensor:
+    """Cut a region of a (3, H, W) uint8 image and scale it once, antialiased, to `size` (h, w)."""
+    top, left, height, width = region
+    cut = image[:, top : top + height, left : left + width]
+    if (height, width) == size:
+        return cut
+    scaled: Tensor = transforms.resize(cut, list(size), antialias=True)
+    return scaled
+
+
+def fitted_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    """(height, width) after scaling the short side to `short_side`, the long to at most its bound.
+
+    Faster R-CNN's rule (Ren et al. 2015, section 3.3).
+    """
+    scale = min(short_side / min(height, width), long_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def padded_size(sizes: np.ndarray, multiple: int) -> tuple[int, int]:
+    """Smallest (height, width), both multiples of `multiple`, that holds all (N, 2) `sizes`."""
+    height, width = (-(-sizes.max(axis=0) // multiple) * multiple).tolist()
+    return height, width
+
+
+def pad_to(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Place a (3, H, W) image at the top left of a zero (3, h, w) canvas, NHWC in memory."""
+    canvas = torch.zeros((*size, image.shape[0]), dtype=image.dtype).permute(2, 0, 1)
+    canvas[:, : image.shape[1], : image.shape[2]] = image
+    return canvas

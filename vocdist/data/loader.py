@@ -1,0 +1,163 @@
+"""Batches for one rank: the global order, cut down to this rank's parts, decoded ahead of use."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from vocdist.data.dataset import Batch, SampleRequest, ShardDataset, collate
+from vocdist.data.geometry import fitted_size, padded_size
+from vocdist.data.order import epoch_order, global_batches, rank_share
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How images of varying size share a batch.
+
+    Attributes:
+        short_side: See `fitted_size`, pixels.
+        long_side: See `fitted_size`, pixels.
+        multiple: The padded sides are multiples of this, pixels.
+    """
+
+    short_side: int
+    long_side: int
+    multiple: int
+
+    def sizes(self, stored: np.ndarray) -> np.ndarray:
+        """(N, 2) stored (height, width) -> (N, 2) scaled ones, pixels."""
+        scaled = [fitted_size(h, w, self.short_side, self.long_side) for h, w in stored.tolist()]
+        return np.asarray(scaled).reshape(-1, 2)
+
+
+class BatchLoader:
+    """A rank's batches of one split, epoch by epoch.
+
+    Args:
+        dataset: The split's samples.
+        global_batch: Samples of a step over all ranks.
+        rank: This process.
+        world_size: Number of processes.
+        parts: Parts in which a rank takes its share of a training step.
+        num_workers: Loader processes.
+        drop_last: See `global_batches`.
+        padding: For images of varying size: batches are grouped by orientation and padded to one
+            size, which depends on the global batch alone and so not on the number of ranks.
+    """
+
+    def __init__(
+        self,
+        dataset: ShardDataset,
+        global_batch: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        parts: int = 1,
+        num_workers: int = 0,
+        drop_last: bool = False,
+        padding: Padding | None = None,
+    ) -> None:
+        """Look up the image sizes where batches need them."""
+        self.dataset = dataset
+        self.global_batch = global_batch
+        self.rank = rank
+        self.world_size = world_size
+        self.parts = parts
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self._padding = padding
+        self._sizes = padding.sizes(dataset.reader.image_sizes) if padding else None
+
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch: the same on every rank, in every epoch."""
+        return len(self._training_batches(epoch=0))
+
+    def training(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """This rank's parts of the steps `start_step, …` of an epoch.
+
+        Starting in the middle costs nothing: the order is computed, not replayed.
+        """
+        batches = self._training_batches(epoch)[start_step:]
+        return self._load(
+            [part for batch in batches for part in self._training_parts(batch, epoch)]
+        )
+
+    def evaluation(self) -> Iterator[Batch]:
+        """This rank's share of every sample once; a rank may have fewer batches than another."""
+        order = np.arange(len(self.dataset))
+        batches = global_batches(order, self.global_batch, groups=self._orientations())
+        shares = [
+            [SampleRequest(int(i), epoch=0, padded=self._padded(batch)) for i in share]
+            for batch in batches
+            if len(share := rank_share(batch, self.rank, self.world_size))
+        ]
+        return self._load(shares)
+
+    def chosen(self, indices: Sequence[int]) -> Iterator[Batch]:
+        """Single samples by index, in that order, on every rank: for pictures."""
+        return self._load(
+            [[SampleRequest(i, epoch=0, padded=self._padded(np.array([i])))] for i in indices]
+        )
+
+    def _training_batches(self, epoch: int) -> list[np.ndarray]:
+        return global_batches(
+            epoch_order(len(self.dataset), self.dataset.seed, epoch),
+            self.global_batch,
+            drop_last=self.drop_last,
+            groups=self._orientations(),
+            seed=(self.dataset.seed, epoch),
+        )
+
+    def _training_parts(self, batch: np.ndarray, epoch: int) -> list[list[SampleRequest]]:
+        """The parts of this rank's share of a global batch, none of them empty.
+
+        DDP averages the ranks' gradients, so a weight of world_size / len(batch) makes their sum
+        the gradient of the mean over the global batch, however unevenly it is shared.
+        """
+        share = rank_share(batch, self.rank, self.world_size)
+        weight = self.world_size / len(batch)
+        if not len(share):
+            # Every rank must take part in the step's all-reduce: compute a sample that counts 0.
+            share, weight = batch[:1], 0.0
+        parts = np.array_split(share, min(self.parts, len(share)))
+        padded = self._padded(batch)
+        return [
+            [
+                SampleRequest(int(i), epoch, weight, padded, part is parts[-1], len(batch))
+                for i in part
+            ]
+            for part in parts
+        ]
+
+    def _orientations(self) -> np.ndarray | None:
+        """(samples,) 0 for landscape, 1 for portrait; None where all inputs have one size."""
+        return None if self._sizes is None else (self._sizes[:, 0] > self._sizes[:, 1]).astype(int)
+
+    def _padded(self, batch: np.ndarray) -> tuple[int, int] | None:
+        if self._padding is None or self._sizes is None:
+            return None
+        return padded_size(self._sizes[batch], self._padding.multiple)
+
+    def _load(self, parts: Sequence[list[SampleRequest]]) -> Iterator[Batch]:
+        return iter(
+            DataLoader(
+                self.dataset,
+                batch_sampler=parts,
+                collate_fn=collate,
+                num_workers=self.num_workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+        )
+
+
+def ahead_of_use(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield batches on `device`, the next one's copy being under way while one is used."""
+    upcoming: Batch | None = None
+    for batch in batches:
+        current, upcoming = upcoming, batch.to(device)
+        if current is not None:
+            yield current
+    if upcoming is not None:
+        yield upcoming

@@ -1,0 +1,142 @@
+"""What each task makes of a stored sample: an input image and its targets.
+
+A transform is called with a generator seeded for this sample and epoch; all randomness comes from
+it, so an augmented sample is the same on any worker and any rank.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vocdist.data.boxes import rows_to_xyxy
+from vocdist.data.geometry import (
+    centre_square,
+    crop_resize,
+    fitted_size,
+    pad_to,
+    random_region,
+)
+from vocdist.shards.reader import Annotations
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One input (3, H, W) uint8 and its targets, each a tensor without a batch axis."""
+
+    image: Tensor
+    targets: Mapping[str, Tensor]
+
+
+class Transform(Protocol):
+    """Turns a decoded image and its annotations into an example."""
+
+    def __call__(
+        self,
+        image: Tensor,
+        annotations: Annotations,
+        rng: np.random.Generator,
+        padded: tuple[int, int] | None,
+    ) -> Example:
+        """`padded` is the (height, width) that the batch shares, None when sizes are fixed."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassifierTrainTransform:
+    """A random crop, scaled to a square, maybe mirrored; target `labels` (classes,) float32."""
+
+    classes: int
+    size: int
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    flip: bool
+
+    def __call__(
+        self,
+        image: Tensor,
+        annotations: Annotations,
+        rng: np.random.Generator,
+        padded: tuple[int, int] | None = None,
+    ) -> Example:
+        """Cut, scale and mirror."""
+        height, width = image.shape[1:]
+        region = random_region(height, width, self.crop_scale, self.crop_ratio, rng)
+        scaled = crop_resize(image, region, (self.size, self.size))
+        if self.flip and rng.random() < 0.5:
+            scaled = scaled.flip(2)
+        return Example(scaled, {"labels": _multi_hot(annotations, self.classes)})
+
+
+@dataclass(frozen=True)
+class ClassifierEvalTransform:
+    """A centred square; target `labels` (classes,) float32."""
+
+    classes: int
+    size: int
+    eval_crop: float
+
+    def __call__(
+        self,
+        image: Tensor,
+        annotations: Annotations,
+        rng: np.random.Generator,
+        padded: tuple[int, int] | None = None,
+    ) -> Example:
+        """Cut and scale."""
+        height, width = image.shape[1:]
+        region = centre_square(height, width, self.eval_crop)
+        scaled = crop_resize(image, region, (self.size, self.size))
+        return Example(scaled, {"labels": _multi_hot(annotations, self.classes)})
+
+
+@dataclass(frozen=True)
+class RpnTransform:
+    """The whole image, scaled and padded, with its boxes.
+
+    Targets: `boxes` (N, 4) float32 xyxy in pixels of the scaled image; `difficult` (N,) bool;
+    `image_size` (2,) int64 (height, width) of the scaled image inside the padding; `stored_size`
+    (2,) int64 of the stored one.
+    """
+
+    short_side: int
+    long_side: int
+    flip: bool = False
+
+    def __call__(
+        self,
+        image: Tensor,
+        annotations: Annotations,
+        rng: np.random.Generator,
+        padded: tuple[int, int] | None = None,
+    ) -> Example:
+        """Scale, mirror and pad."""
+        stored_height, stored_width = image.shape[1:]
+        height, width = fitted_size(stored_height, stored_width, self.short_side, self.long_side)
+        scaled = crop_resize(image, (0, 0, stored_height, stored_width), (height, width))
+        boxes = torch.from_numpy(rows_to_xyxy(annotations.boxes, stored_width, stored_height))
+        # The two factors differ by the rounding of each side.
+        boxes = boxes * torch.tensor([width / stored_width, height / stored_height] * 2)
+        if self.flip and rng.random() < 0.5:
+            scaled = scaled.flip(2)
+            boxes = torch.stack(
+                [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1
+            )
+        return Example(
+            image=scaled if padded is None else pad_to(scaled, padded),
+            targets={
+                "boxes": boxes,
+                "difficult": torch.from_numpy(annotations.difficult),
+                "image_size": torch.tensor([height, width]),
+                "stored_size": torch.tensor([stored_height, stored_width]),
+            },
+        )
+
+
+def _multi_hot(annotations: Annotations, classes: int) -> Tensor:
+    labels = torch.zeros(classes)
+    labels[torch.from_numpy(annotations.boxes[:, 0]).long()] = 1.0
+    return labels

@@ -1,0 +1,1 @@
+"""Networks: a backbone with named feature levels, and the classifier on top of it."""

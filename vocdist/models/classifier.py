@@ -1,0 +1,45 @@
+"""The multi-label classifier: a torchvision network whose last layer has one logit a class."""
+
+from torch import Tensor, nn
+
+from vocdist.models.backbone import build_network
+from vocdist.models.pixels import ImageNetPixels
+
+# What a classifier's state dict puts before torchvision's names.
+NETWORK_PREFIX = "network."
+
+
+class Classifier(nn.Module):
+    """Which classes are present: uint8 images (B, 3, H, W) -> logits (B, classes)."""
+
+    def __init__(
+        self, backbone: str, classes: int, batch_norm_momentum: float | None = None
+    ) -> None:
+        """Build with random weights; `load_weights` on `.network` comes after."""
+        super().__init__()
+        self.backbone = backbone
+        self.pixels = ImageNetPixels()
+        self.network = build_network(backbone)
+        replace_last_layer(self.network, classes)
+        if batch_norm_momentum is not None:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = batch_norm_momentum
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits; their sigmoid is the probability of presence."""
+        logits: Tensor = self.network(self.pixels(images))
+        return logits
+
+
+def replace_last_layer(network: nn.Module, classes: int) -> None:
+    """Give a torchvision classification model a fresh last layer of `classes` outputs, in place."""
+    owner, name = _last_layer(network)
+    old = getattr(owner, name)
+    setattr(owner, name, nn.Linear(old.in_features, classes))
+
+
+def _last_layer(network: nn.Module) -> tuple[nn.Module, str]:
+    path = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    owner, _, name = path.rpartition(".")
+    return network.get_submodule(owner), name

@@ -1,0 +1,1 @@
+"""Tar shards: planned, written, published by a manifest, and read back at random."""

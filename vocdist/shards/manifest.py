@@ -1,0 +1,116 @@
+"""The manifest: what a shard folder holds, written last, so that its presence means 'complete'."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vocdist.atomic import replaced_when_done
+from vocdist.errors import UserError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+
+class ShardRecord(BaseModel):
+    """One tar file: its name in the folder, what is in it, and how to tell it is whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    samples: int
+    objects: int
+    bytes: int
+    sha256: str
+
+
+class SplitRecord(BaseModel):
+    """One split: totals, per-class counts (images that hold the class; boxes), and its shards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int
+    objects: int
+    class_images: dict[str, int]
+    class_objects: dict[str, int]
+    shards: tuple[ShardRecord, ...]
+
+
+class SplitRule(BaseModel):
+    """How samples were divided; `seed` and `ratio` are null for lists."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["seeded", "lists"]
+    ratio: float | None
+    seed: int | None
+
+
+class Manifest(BaseModel):
+    """Everything a reader needs to know before it opens a shard.
+
+    `left_out` counts the files of the source that became no sample, by reason; `unknown_objects`
+    the boxes whose class is not in `classes`. `plan_sha256` identifies source content and settings,
+    so that a second conversion can tell that its work is done.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    classes: tuple[str, ...]
+    split_rule: SplitRule
+    skip_difficult: bool
+    splits: dict[str, SplitRecord]
+    left_out: dict[str, int]
+    unknown_objects: dict[str, int]
+    plan_sha256: str
+
+
+def save_manifest(manifest: Manifest, folder: Path) -> None:
+    """Publish the folder: write `manifest.json` by temporary name, fsync and rename."""
+    with replaced_when_done(folder / MANIFEST_NAME) as temporary:
+        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a shard folder.
+
+    Raises:
+        UserError: There is none (the message says how to make shards), it cannot be read, or it
+            was written by a newer version.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(_no_shards(folder)) from None
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise UserError(f"{path}: not a vocdist manifest ({key}: {problem['msg']})") from None
+    if manifest.format_version > FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format version {manifest.format_version} is newer than this vocdist's "
+            f"{FORMAT_VERSION}: update vocdist, or convert the data set again with this one"
+        )
+    return manifest
+
+
+def manifest_hash(folder: Path) -> str:
+    """SHA-256 of the manifest file: the identity of a data set's shards."""
+    return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
+
+
+def _no_shards(folder: Path) -> str:
+    return (
+        f"{folder}: no shards here (no {MANIFEST_NAME}). Make some, from the demo data set:\n"
+        f"  python scripts/make_demo_data.py data/demo && "
+        f"python scripts/make_shards.py source=data/demo output={folder}\n"
+        f"or from VOC2012, a folder or Kaggle's copy:\n"
+        f"  python scripts/make_shards.py source=kaggle:gopalbhattrai/pascal-voc-2012-dataset "
+        f"output={folder}"
+    )

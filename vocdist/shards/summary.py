@@ -1,0 +1,34 @@
+"""The closing words of a conversion: what was written, and what was left out and why."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from vocdist.shards.manifest import Manifest
+from vocdist.voc.counts import SplitCounts, class_count_table
+
+
+def print_summary(console: Console, manifest: Manifest, folder: Path) -> None:
+    """Print the class counts per split, the shards, and everything that is not in them."""
+    console.print(
+        class_count_table(
+            {
+                name: SplitCounts(split.samples, split.class_images, split.class_objects)
+                for name, split in manifest.splits.items()
+            }
+        )
+    )
+    for name, split in manifest.splits.items():
+        size = sum(shard.bytes for shard in split.shards) / 1e6
+        console.print(
+            f"{name}: {split.samples:,} images, {split.objects:,} boxes in "
+            f"{len(split.shards)} shards, {size:,.1f} MB"
+        )
+    _print_counts(console, "left out (files)", manifest.left_out)
+    _print_counts(console, "objects of unknown classes", manifest.unknown_objects)
+    console.print(f"[bold]{folder}/manifest.json[/bold] is written: the shards are complete.")
+
+
+def _print_counts(console: Console, title: str, counts: dict[str, int]) -> None:
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+    console.print(f"{title}: {listed or 'none'}")

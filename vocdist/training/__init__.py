@@ -1,0 +1,1 @@
+"""One training loop, two tasks that plug into it, and what a run keeps."""

@@ -1,0 +1,94 @@
+"""The one place where an `Accelerator` is made."""
+
+import os
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import nn
+
+from vocdist.config import RuntimeConfig
+from vocdist.errors import UserError
+
+Item = TypeVar("Item")
+
+_ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
+    """Join the process group that the launcher prepared, on the configured device.
+
+    Raises:
+        UserError: The device or the precision is not to be had here.
+    """
+    use_cpu = _check_device(runtime)
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision=_ACCELERATE_PRECISION[runtime.mixed_precision],
+        # Running statistics are averaged when they are needed (`average_buffers`), not copied from
+        # rank 0 at every step.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    _check_world_size(accelerator)
+    if accelerator.device.type == "cpu":
+        # Launchers set one thread a process, which leaves most of a laptop idle.
+        local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, _usable_cores() // local_ranks))
+    return accelerator
+
+
+def average_buffers(accelerator: Accelerator, model: nn.Module) -> None:
+    """Give every rank the mean of all ranks' BatchNorm statistics (a collective).
+
+    Each rank has seen other samples, so none of their running statistics is the right one.
+    """
+    if accelerator.num_processes == 1:
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(accelerator.reduce(buffer, reduction="mean"))
+
+
+def gather_lists(accelerator: Accelerator, items: list[Item]) -> list[Item]:
+    """Every rank's items in one list, on every rank (a collective)."""
+    if accelerator.num_processes == 1:
+        return items
+    gathered: list[Item] = gather_object(items)
+    return gathered
+
+
+def _check_device(runtime: RuntimeConfig) -> bool:
+    """Whether to run on the CPU."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if runtime.device == "cuda" and not cuda:
+        raise UserError("runtime.device=cuda but torch finds no CUDA device: use auto or cpu")
+    if runtime.device == "mps" and not mps:
+        raise UserError("runtime.device=mps but torch finds no MPS device: use auto or cpu")
+    # `use_cpu: true` in a config of one process reaches the script as this variable.
+    asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
+    # MPS is one device: several processes share the CPU instead.
+    no_gpu = not cuda and (not mps or _launched_processes() > 1)
+    use_cpu = runtime.device == "cpu" or (runtime.device == "auto" and (asked_for_cpu or no_gpu))
+    if use_cpu and runtime.mixed_precision == "fp16":
+        raise UserError("runtime.mixed_precision=fp16 needs a GPU: use bf16 or fp32 on the CPU")
+    return use_cpu
+
+
+def _launched_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _check_world_size(accelerator: Accelerator) -> None:
+    """Refuse what accelerate lets pass: processes that do not know of each other."""
+    if accelerator.num_processes != _launched_processes():
+        raise UserError(
+            f"{_launched_processes()} processes were launched but each would train alone: pass "
+            f"runtime.device=cpu, or one of the configs in configs/accelerate/"
+        )
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

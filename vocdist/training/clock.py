@@ -1,0 +1,42 @@
+"""Throughput, and the share of the time that a step waits for its data."""
+
+import time
+from collections.abc import Iterator
+
+from vocdist.data.dataset import Batch
+
+
+class StepClock:
+    """Times the gaps between batches, over the steps since the last `read`."""
+
+    def __init__(self) -> None:
+        """Start now."""
+        self._reset()
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Pass batches on, counting the time spent in waiting for each."""
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - asked
+            if batch.ends_step:
+                self._samples += batch.step_samples
+            yield batch
+
+    def read(self) -> dict[str, float]:
+        """`perf/images_per_s` over all ranks and `perf/data_wait` (a share), then start anew."""
+        elapsed = max(time.perf_counter() - self._started, 1e-9)
+        rates = {
+            "perf/images_per_s": self._samples / elapsed,
+            "perf/data_wait": self._waited / elapsed,
+        }
+        self._reset()
+        return rates
+
+    def _reset(self) -> None:
+        self._started = time.perf_counter()
+        self._waited = 0.0
+        self._samples = 0

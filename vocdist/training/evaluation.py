@@ -1,0 +1,38 @@
+"""Measuring a model on every sample of a split exactly once, on any number of processes."""
+
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from vocdist.data.dataset import Batch
+from vocdist.training.accelerator import gather_lists
+from vocdist.training.task import Record, Task
+
+
+@torch.no_grad()
+def evaluate(
+    task: Task, model: nn.Module, batches: Iterable[Batch], samples: int, accelerator: Accelerator
+) -> dict[str, float]:
+    """Metrics over all ranks' batches, the same on every rank (a collective).
+
+    Records travel with the index of their sample and are put into the split's order before
+    anything is summed, so the figures do not depend on the number of processes.
+
+    Raises:
+        RuntimeError: The ranks together did not see each of the `samples` exactly once.
+    """
+    was_training = model.training
+    model.eval()
+    own: list[tuple[int, Record]] = []
+    for batch in batches:
+        own += zip(batch.indices.tolist(), task.records(model, batch), strict=True)
+    model.train(was_training)
+    gathered = gather_lists(accelerator, own)
+    records = dict(gathered)
+    if len(gathered) != samples or sorted(records) != list(range(samples)):
+        raise RuntimeError(
+            f"evaluated {len(gathered)} samples, {len(records)} of them distinct, of {samples}"
+        )
+    return task.metrics([records[index] for index in range(samples)])

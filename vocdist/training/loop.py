@@ -1,0 +1,196 @@
+"""The training loop: the only one, for both tasks, on any number of processes.
+
+Everything random is a function of the position (seed, epoch, sample, step), never of what was drawn
+before, so a run that goes on from a checkpoint does what the undisturbed run would have done.
+"""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Never
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from vocdist.config import OptimConfig, TrainConfig
+from vocdist.data.dataset import Batch
+from vocdist.data.loader import BatchLoader, ahead_of_use
+from vocdist.training.accelerator import average_buffers
+from vocdist.training.checkpoint import WEIGHTS, Checkpoints, Position, load_model, load_training
+from vocdist.training.clock import StepClock
+from vocdist.training.evaluation import evaluate
+from vocdist.training.meter import LossMeter
+from vocdist.training.schedule import lr_factor
+from vocdist.training.task import Task
+from vocdist.training.tracking import Tracker
+
+
+@dataclass
+class Trainer:
+    """One run's parts, ready to go; `model` and `optimizer` are as `accelerator.prepare` left them.
+
+    `position` says where the run is; it moves on with every step.
+    """
+
+    task: Task
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    train_loader: BatchLoader
+    val_loader: BatchLoader
+    accelerator: Accelerator
+    checkpoints: Checkpoints
+    tracker: Tracker
+    train: TrainConfig
+    optim: OptimConfig
+    position: Position
+
+    def __post_init__(self) -> None:
+        """Start the meters at zero."""
+        self._epoch_losses = LossMeter(self.accelerator)
+        self._recent_losses = LossMeter(self.accelerator)
+        self._clock = StepClock()
+        self._steps_per_epoch = self.train_loader.steps_per_epoch()
+
+    def fit(self) -> None:
+        """Train from the position to the last epoch; measure and save after each."""
+        while self.position.epoch < self.train.epochs:
+            started = time.perf_counter()
+            self._train_epoch()
+            trained = time.perf_counter()
+            metrics = self.measure()
+            finished = time.perf_counter()
+            self._end_epoch(metrics, trained - started, finished - started)
+
+    def measure(self) -> dict[str, float]:
+        """Metrics of the weights as they are, over the whole val split (a collective)."""
+        average_buffers(self.accelerator, self.model)
+        batches = ahead_of_use(self.val_loader.evaluation(), self.accelerator.device)
+        samples = len(self.val_loader.dataset)
+        return evaluate(self.task, self.model, batches, samples, self.accelerator)
+
+    def _train_epoch(self) -> None:
+        self.model.train()
+        parts = self.train_loader.training(self.position.epoch, start_step=self.position.step)
+        batches = self._clock.timed(ahead_of_use(parts, self.accelerator.device))
+        self._prepare_step()
+        with self._progress_bar() as bar:
+            for batch in batches:
+                self._forward_backward(batch)
+                if batch.ends_step:
+                    self._optimizer_step(batch)
+                    bar.update()
+
+    def _forward_backward(self, batch: Batch) -> None:
+        # Only the last part of a step waits for the other ranks' gradients.
+        last = batch.ends_step
+        with nullcontext() if last else self.accelerator.no_sync(self.model):
+            losses = self.task.losses(self.model, batch)
+            self.accelerator.backward((losses["loss"] * batch.weights).sum())
+        for meter in (self._epoch_losses, self._recent_losses):
+            meter.add(losses, batch.weights, ends_step=last)
+
+    def _optimizer_step(self, batch: Batch) -> None:
+        if self.train.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.position = self.position.after_step(batch.step_samples)
+        if self.position.global_step % self.train.log_every == 0:
+            self._log_step()
+        every, step = self.train.save_every, self.position.step
+        # The end of an epoch is saved after its evaluation.
+        if every and self.position.global_step % every == 0 and step < self._steps_per_epoch:
+            self.save(best=False)
+        self._prepare_step()
+
+    def _prepare_step(self) -> None:
+        """Set what the next step takes from its position: learning rate, and seed of dropout."""
+        step = self.position.global_step
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.optim.lr * lr_factor(
+                self.optim.schedule,
+                step,
+                steps_per_epoch=self._steps_per_epoch,
+                epochs=self.train.epochs,
+                warmup_steps=self.optim.warmup_steps,
+            )
+        entropy = [self.train.seed, step, self.accelerator.process_index]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+    def _log_step(self) -> None:
+        losses = {f"train/{name}": mean for name, mean in self._recent_losses.means().items()}
+        self._recent_losses.reset()
+        self.tracker.log(
+            {
+                "global_step": self.position.global_step,
+                "epoch": self.position.epoch + self.position.step / self._steps_per_epoch,
+                **losses,
+                "train/lr": self.optimizer.param_groups[0]["lr"],
+                **self._clock.read(),
+            }
+        )
+
+    def _end_epoch(self, metrics: dict[str, float], train_s: float, epoch_s: float) -> None:
+        losses = self._epoch_losses.means()
+        self._epoch_losses.reset()
+        self.position = self.position.after_epoch(metrics[self.task.best_metric])
+        epoch = self.position.epoch
+        self.tracker.log(
+            {
+                "global_step": self.position.global_step,
+                "epoch": epoch,
+                **{f"epoch/{name}": mean for name, mean in losses.items()},
+                **{f"val/{name}": value for name, value in metrics.items()},
+                "perf/train_s": train_s,
+                "perf/epoch_s": epoch_s,
+            }
+        )
+        self.save(best=self.position.best_epoch == epoch)
+        figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in self.task.headline)
+        self.accelerator.print(
+            f"epoch {epoch}/{self.train.epochs}  train loss {losses['loss']:.4f}  "
+            f"val loss {metrics['loss']:.4f}  {figures}  {epoch_s:.1f} s"
+        )
+
+    def save(self, *, best: bool) -> None:
+        """Save the position and all that training goes on from (a collective)."""
+        average_buffers(self.accelerator, self.model)
+        for meter in (self._epoch_losses, self._recent_losses):
+            meter.synchronize()
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(self.position, self.task.model, self._training_state(), best=best)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a saved position; call on every rank."""
+        load_model(self.task.model, checkpoint / WEIGHTS)
+        training = load_training(checkpoint)
+        self.optimizer.load_state_dict(training["optimizer"])
+        if self.accelerator.scaler is not None and training["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(training["scaler"])
+        self._epoch_losses.load_state_dict(training["epoch_losses"])
+        self._recent_losses.load_state_dict(training["recent_losses"])
+
+    def _training_state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "epoch_losses": self._epoch_losses.state_dict(),
+            "recent_losses": self._recent_losses.state_dict(),
+        }
+
+    def _progress_bar(self) -> "tqdm[Never]":
+        # disable=None: no bar where stderr is not a terminal.
+        return tqdm(
+            total=self._steps_per_epoch,
+            initial=self.position.step,
+            desc=f"epoch {self.position.epoch + 1}/{self.train.epochs}",
+            unit="step",
+            leave=False,
+            disable=None if self.accelerator.is_main_process else True,
+        )

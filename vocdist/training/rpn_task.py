@@ -1,0 +1,139 @@
+"""The Region Proposal Network as a task: where the objects of an image are, of any class."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from vocdist.data.dataset import Batch
+from vocdist.metrics.recall import COUNTS, best_ious, grid_boxes, proposal_recall, random_boxes
+from vocdist.models.backbone import FrozenBackbone
+from vocdist.models.pixels import ImageNetPixels
+from vocdist.rpn.head import HeadOutput
+from vocdist.rpn.network import RegionProposalNetwork
+from vocdist.rpn.proposals import Proposals
+from vocdist.training.task import Record
+
+FeatureShapes = list[tuple[int, int]]
+
+
+class ProposalModel(nn.Module):
+    """From uint8 images to the head's output: pixels, frozen backbone, merged levels, RPN head."""
+
+    def __init__(self, backbone: FrozenBackbone, rpn: RegionProposalNetwork, merged: int) -> None:
+        """Several levels are merged top-down to `merged` channels each; one is taken as it is."""
+        super().__init__()
+        self.pixels = ImageNetPixels()
+        self.backbone = backbone
+        many = len(backbone.strides) > 1
+        self.merge = FeaturePyramidNetwork(list(backbone.channels), merged) if many else None
+        self.rpn = rpn
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[HeadOutput, FeatureShapes]:
+        """Images (B, 3, H, W) uint8, (B, 2) sizes before padding -> output, (h, w) of levels."""
+        features = self.backbone(self.pixels(images, image_sizes))
+        if self.merge is not None:
+            merged = self.merge({str(i): level for i, level in enumerate(features)})
+            features = list(merged.values())
+        shapes = [(level.shape[2], level.shape[3]) for level in features]
+        return self.rpn(features), shapes
+
+
+class RpnTask:
+    """Objectness and box losses; proposal recall."""
+
+    name = "rpn"
+    best_metric = "recall50@200"
+    headline: tuple[str, ...] = ("objectness", "box", "recall50@200", "AR@200")
+
+    def __init__(self, model: ProposalModel) -> None:
+        """Keep the model."""
+        self.model: nn.Module = model
+        self._rpn = model.rpn
+        # One pass of NMS serves every count that is measured.
+        self._proposal_rule = replace(model.rpn.proposal_rule, post_nms_top_k=max(COUNTS))
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`objectness`, `box` and their sum `loss`, (B,) each."""
+        output, shapes = model(batch.images, batch.targets["image_size"])
+        return self._losses(output, shapes, batch)
+
+    def records(self, model: nn.Module, batch: Batch) -> list[Record]:
+        """Of each image: losses, and for its N boxes the best IoU (N, counts) of each proposer."""
+        output, shapes = model(batch.images, batch.targets["image_size"])
+        losses = {name: v.cpu() for name, v in self._losses(output, shapes, batch).items()}
+        proposals = self.propose(output, shapes, batch)
+        return [
+            {
+                **{name: float(values[i]) for name, values in losses.items()},
+                **_measure(batch.to(torch.device("cpu")), i, found.boxes.cpu()),
+            }
+            for i, found in enumerate(proposals)
+        ]
+
+    def propose(
+        self, output: HeadOutput, shapes: FeatureShapes, batch: Batch
+    ) -> Sequence[Proposals]:
+        """Proposals of each image, best first, in pixels of the scaled image."""
+        padded = (batch.images.shape[2], batch.images.shape[3])
+        sizes = batch.targets["image_size"]
+        return self._rpn.propose(output, shapes, padded, sizes, self._proposal_rule)
+
+    def metrics(self, records: Sequence[Record]) -> dict[str, float]:
+        """Recall and AR by count, by size, without difficult boxes; the same of two baselines."""
+        columns = {
+            name: torch.from_numpy(np.concatenate([np.asarray(r[name]) for r in records]))
+            for name in ("best", "best_grid", "best_random", "areas", "difficult")
+        }
+        table = proposal_recall(
+            columns["best"], areas=columns["areas"], difficult=columns["difficult"]
+        )
+        for baseline in ("grid", "random"):
+            rows = proposal_recall(columns[f"best_{baseline}"])
+            table |= {f"{k}/{baseline}": v for k, v in rows.items() if k != "boxes"}
+        means = {
+            name: float(np.mean([record[name] for record in records]))
+            for name in ("loss", "objectness", "box", "proposals")
+        }
+        return {**table, **means, "samples": float(len(records))}
+
+    def _losses(self, output: HeadOutput, shapes: FeatureShapes, batch: Batch) -> dict[str, Tensor]:
+        losses = self._rpn.losses(
+            HeadOutput(*(part.float() for part in output)),
+            shapes,
+            (batch.images.shape[2], batch.images.shape[3]),
+            batch.targets["image_size"],
+            batch.targets["boxes"],
+            batch.targets["box_mask"],
+            batch.seeds,
+        )
+        return {
+            "loss": losses.objectness + losses.box,
+            "objectness": losses.objectness,
+            "box": losses.box,
+        }
+
+
+def _measure(batch: Batch, i: int, proposals: Tensor) -> Mapping[str, object]:
+    """What recall needs of image `i`: IoUs in the scaled frame, areas in the stored one."""
+    mask = batch.targets["box_mask"][i]
+    boxes = batch.targets["boxes"][i][mask]
+    height, width = batch.targets["image_size"][i].tolist()
+    scale = batch.targets["image_size"][i] / batch.targets["stored_size"][i]
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return {
+        "best": best_ious(proposals, boxes).numpy(),
+        # A grid of k boxes is not the first k of a finer one: each count has its own.
+        "best_grid": torch.cat(
+            [best_ious(grid_boxes(width, height, k), boxes, (k,)) for k in COUNTS], dim=1
+        ).numpy(),
+        "best_random": best_ious(
+            random_boxes(width, height, max(COUNTS), seed=int(batch.indices[i])), boxes
+        ).numpy(),
+        "areas": (sides.prod(dim=1) / scale.prod()).numpy(),
+        "difficult": batch.targets["difficult"][i][mask].numpy(),
+        "proposals": len(proposals),
+    }
