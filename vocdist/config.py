@@ -311,3 +311,23 @@ class RpnConfig:
     optim: OptimConfig = OptimConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class VisualizeConfig:
+    """Settings of `scripts/visualize.py`.
+
+    Attributes:
+        output: Folder for the pictures; null: `pictures` in the run or shard folder, or
+            `pictures/<name>` for a VOC root.
+        keys: Keys (file stems) of the images; null: the first `count`.
+        count: How many, when no keys are given.
+        split: Which split of the shards.
+        proposals: For an RPN run: how many proposals are drawn on an image.
+    """
+
+    output: Path | None = None
+    keys: tuple[str, ...] | None = None
+    count: Count = 12
+    split: str = "val"
+    proposals: Count = 40

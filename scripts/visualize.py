@@ -1,0 +1,115 @@
+"""Draw boxes with class names, or the proposals of an RPN run, on images.
+
+  python scripts/visualize.py /path/to/VOC2012 keys=[2008_000008,2008_000015]
+  python scripts/visualize.py shards/voc2012 split=train count=24
+  python scripts/visualize.py runs/rpn proposals=20
+
+Usage: visualize.py VOC_ROOT|SHARDS|RUN [key=value ...]. Keys: output, keys, count, split,
+proposals. Ground truth of an RPN run is green, its proposals are red.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from vocdist.command import run_command, split_arguments
+from vocdist.config import RpnConfig, VisualizeConfig
+from vocdist.config_file import load_config
+from vocdist.data.boxes import rows_to_xyxy
+from vocdist.data.decode import decode_image
+from vocdist.errors import UserError
+from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
+from vocdist.shards.manifest import MANIFEST_NAME
+from vocdist.shards.reader import ShardReader
+from vocdist.training.build import build_loader
+from vocdist.training.overlays import proposal_overlays
+from vocdist.training.rpn_task import RpnTask
+from vocdist.training.run import load_run_config, load_task
+from vocdist.training.run_folder import CONFIG
+from vocdist.voc.annotation import box_rows
+from vocdist.voc.classes import class_ids
+from vocdist.voc.layout import find_voc_root
+from vocdist.voc.pairing import pair_samples
+
+Pictures = Iterator[tuple[str, Image.Image]]
+
+
+def main(arguments: list[str]) -> None:
+    """Draw one picture per image, and a sheet of them all."""
+    source, overrides = split_arguments(arguments)
+    if source is None:
+        raise UserError("draw what? python scripts/visualize.py VOC_ROOT|SHARDS|RUN")
+    config, folder = load_config(VisualizeConfig, None, overrides), Path(source)
+    if (folder / CONFIG).is_file():
+        pictures, output = from_run(folder, config), folder / "pictures"
+    elif (folder / MANIFEST_NAME).is_file():
+        pictures, output = from_shards(folder, config), folder / "pictures"
+    else:
+        pictures, output = from_voc(folder, config), Path("pictures") / folder.resolve().name
+    output = config.output or output
+    output.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for key, picture in pictures:
+        picture.save(output / f"{key}.png")
+        drawn.append(picture)
+    contact_sheet(drawn, columns=min(3, len(drawn))).save(output / "sheet.png")
+    print(f"{len(drawn)} pictures and sheet.png are in {output}")
+
+
+def from_voc(folder: Path, config: VisualizeConfig) -> Pictures:
+    """Images of a VOC root with all their boxes, whatever the classes are called."""
+    root = find_voc_root(folder)
+    samples = {sample.stem: sample for sample in pair_samples(root).samples}
+    for key in _chosen(list(samples), config, root):
+        objects = samples[key].annotation.objects
+        names = [item.name for item in objects]
+        ids = class_ids(sorted(set(names)))
+        with Image.open(samples[key].image) as image:
+            boxes = rows_to_xyxy(box_rows(objects, ids), *image.size)
+            yield key, draw_boxes(image, boxes, labels=names)
+
+
+def from_shards(folder: Path, config: VisualizeConfig) -> Pictures:
+    """Images of a shard folder's split with their boxes."""
+    reader = ShardReader(folder, config.split)
+    index = {record.key: i for i, record in enumerate(reader.annotations)}
+    for key in _chosen(list(index), config, folder):
+        sample = reader.read(index[key])
+        pixels = decode_image(sample.jpeg, f"{folder}: sample {key}").permute(1, 2, 0)
+        image = Image.fromarray(pixels.numpy())
+        rows = sample.annotations.boxes
+        names = [reader.manifest.classes[class_id] for class_id in rows[:, 0]]
+        boxes = rows_to_xyxy(rows, *image.size)
+        yield key, draw_boxes(image, boxes, colors=class_colors(rows[:, 0].tolist()), labels=names)
+
+
+def from_run(folder: Path, config: VisualizeConfig) -> Pictures:
+    """Scaled images of an RPN run's split with their boxes and proposals."""
+    run = load_run_config(folder, ["data.num_workers=0"])
+    task = load_task(run, folder)
+    if not isinstance(run, RpnConfig) or not isinstance(task, RpnTask):
+        raise UserError(f"{folder}: a classifier proposes no boxes: pass an RPN run or shards")
+    if torch.cuda.is_available():
+        task.model.cuda()
+    reader = ShardReader(run.data.shards, config.split)
+    loader = build_loader(run, reader, training=False, rank=0, world_size=1)
+    index = {record.key: i for i, record in enumerate(reader.annotations)}
+    keys = _chosen(list(index), config, run.data.shards)
+    overlays = proposal_overlays(task, loader, [index[k] for k in keys], drawn=config.proposals)
+    yield from zip(keys, overlays, strict=True)
+
+
+def _chosen(keys: Sequence[str], config: VisualizeConfig, where: Path) -> list[str]:
+    if config.keys is None:
+        return list(islice(keys, config.count))
+    unknown = [key for key in config.keys if key not in set(keys)]
+    if unknown:
+        raise UserError(f"{where}: has no image '{unknown[0]}'; its first is '{keys[0]}'")
+    return list(config.keys)
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)
