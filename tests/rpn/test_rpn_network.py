@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRpn
 from torchvision.ops import box_iou
@@ -26,7 +25,7 @@ def network(**rules) -> RegionProposalNetwork:
     return RegionProposalNetwork(8, ANCHORS, hidden=8, **rules)
 
 
-def batch(images: int = 3, device: str = "cpu") -> dict[str, torch.Tensor]:
+def batch(images: int = 3) -> dict[str, torch.Tensor]:
     """Ragged: a full image, a smaller one, one without boxes (and so on)."""
     torch.manual_seed(1)
     sizes = torch.tensor([[128, 160], [100, 120], [128, 90]])[torch.arange(images) % 3]
@@ -34,18 +33,17 @@ def batch(images: int = 3, device: str = "cpu") -> dict[str, torch.Tensor]:
     boxes[0::3] = torch.tensor([[10.0, 10, 80, 90], [90, 20, 120, 60], [5, 70, 6.5, 70.5]])
     boxes[1::3, 0] = torch.tensor([40.0, 30, 110, 95])
     mask = boxes.any(dim=-1)
-    case = {
+    return {
         "image_sizes": sizes,
         "gt_boxes": boxes,
         "gt_mask": mask,
         "seeds": torch.arange(images) + 7,
     }
-    return {name: value.to(device) for name, value in case.items()}
 
 
-def features(images: int = 3, device: str = "cpu") -> list[torch.Tensor]:
+def features(images: int = 3) -> list[torch.Tensor]:
     torch.manual_seed(2)
-    return [torch.randn(images, 8, *shape).to(device) for shape in SHAPES]
+    return [torch.randn(images, 8, *shape) for shape in SHAPES]
 
 
 class FixedAnchors(torch.nn.Module):
@@ -195,70 +193,3 @@ def test_rules_refuse_what_cannot_be():
         AnchorRule(scales_per_level=())
     with pytest.raises(ValueError, match="lower it"):
         MatchingRule(positive_iou=0.3, negative_iou=0.5)
-
-
-class RefuseSyncs(TorchDispatchMode):
-    """Raises on what makes an accelerator wait for its host, also where there is none."""
-
-    REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "equal", "is_nonzero")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        if any(name.startswith(refused) for refused in self.REFUSED):
-            raise AssertionError(f"host sync: {func}")
-        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
-            if masks:
-                raise AssertionError(f"host sync: {func} by a mask")
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize(
-    "sync",
-    [
-        lambda x: x.sum().item(),
-        lambda x: x[x > 0],
-        lambda x: torch.where(x > 0),
-        lambda x: float(x.max()),
-        lambda x: 1 if x.any() else 0,
-        lambda x: x.unique(),
-        lambda x: x.masked_select(x > 0),
-    ],
-)
-def test_the_sync_check_finds_syncs(sync):
-    with pytest.raises(AssertionError, match="host sync"), RefuseSyncs():
-        sync(torch.ones(3))
-
-
-NOTEBOOK = {
-    "matching": MatchingRule(best_anchor_min_iou=0.0),
-    "sampling": SamplingRule(max_positives=256, max_negatives=256, max_total=None),
-}
-
-
-@pytest.mark.parametrize("rules", [{}, NOTEBOOK], ids=["ours", "notebook"])
-@pytest.mark.parametrize("num_gt", [3, 0])
-def test_no_host_sync_from_features_to_gradients(rules, num_gt):
-    model, rows, maps = network(**rules), batch(), features()
-    rows["gt_boxes"], rows["gt_mask"] = rows["gt_boxes"][:, :num_gt], rows["gt_mask"][:, :num_gt]
-    with RefuseSyncs():
-        losses = model.losses(model(maps), SHAPES, PADDED, **rows)
-        (losses.objectness + losses.box).mean().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_no_host_sync_on_cuda_and_the_same_losses_as_on_the_cpu():
-    on_cpu = network()
-    expected = on_cpu.losses(on_cpu(features()), SHAPES, PADDED, **batch())
-    model, rows, maps = network().cuda(), batch(device="cuda"), features(device="cuda")
-    model(maps)  # cuDNN and cuBLAS set themselves up
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        losses = model.losses(model(maps), SHAPES, PADDED, **rows)
-        (losses.objectness + losses.box).mean().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert_close(losses.objectness.cpu(), expected.objectness, rtol=1e-3, atol=1e-4)
-    assert_close(losses.box.cpu(), expected.box, rtol=1e-3, atol=1e-4)

@@ -52,8 +52,9 @@ def match_anchors(
     outside `valid` (B, A) are IGNORE.
     """
     if gt_boxes.shape[1] == 0:
-        labels = torch.where(valid, NEGATIVE, IGNORE).to(torch.int8)
-        return labels, torch.zeros_like(labels, dtype=torch.int64)
+        background = torch.full_like(valid, NEGATIVE, dtype=torch.int8)
+        matched_gt = torch.zeros_like(valid, dtype=torch.int64)
+        return background.masked_fill(~valid, IGNORE), matched_gt
     iou = pairwise_iou(anchors, gt_boxes)
     # Below any IoU, so that neither padded boxes nor ignored anchors are ever the best.
     iou = iou.masked_fill(~(valid[:, :, None] & gt_mask[:, None, :]), -1.0)
@@ -63,9 +64,10 @@ def match_anchors(
         best_of_box = iou.amax(dim=1, keepdim=True)
         is_best = (iou == best_of_box) & (best_of_box >= best_anchor_min_iou)
         positive = positive | is_best.any(dim=2)
-    labels = torch.where(best_iou < negative_iou, NEGATIVE, IGNORE)
-    labels = torch.where(positive, POSITIVE, labels)
-    return torch.where(valid, labels, IGNORE).to(torch.int8), matched_gt
+    # masked_fill throughout: torch.where would copy each number to the device, and wait for it.
+    labels = torch.full_like(matched_gt, IGNORE, dtype=torch.int8)
+    labels = labels.masked_fill(best_iou < negative_iou, NEGATIVE).masked_fill(positive, POSITIVE)
+    return labels.masked_fill(~valid, IGNORE), matched_gt
 
 
 def sample_anchors(
@@ -85,7 +87,7 @@ def sample_anchors(
     positives = _lowest_keys(keys, labels == POSITIVE, max_positives)
     negative_quota = None if max_total is None else max_total - positives.sum(dim=1, keepdim=True)
     negatives = _lowest_keys(keys, labels == NEGATIVE, max_negatives, negative_quota)
-    return torch.where(positives | negatives, labels, IGNORE).to(torch.int8)
+    return labels.masked_fill(~(positives | negatives), IGNORE)
 
 
 def random_keys(seeds: Tensor, count: int) -> Tensor:
