@@ -42,6 +42,7 @@ demo: install ## Train both models on a small drawn data set (CPU, minutes); reu
 	@$(BIN)/python scripts/evaluate.py runs/demo-classifier
 	@$(BIN)/python scripts/evaluate.py runs/demo-rpn
 	@echo "== 6/6 Draw boxes and proposals"
+	@$(BIN)/python scripts/visualize.py shards/demo
 	@$(BIN)/python scripts/visualize.py runs/demo-rpn
 	@$(BIN)/python scripts/summarize.py runs/demo-classifier runs/demo-rpn
 
