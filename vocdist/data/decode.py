@@ -3,35 +3,37 @@
 import io
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from vocdist.errors import UserError
 
 
 def decode_image(encoded: bytes, name: str) -> Tensor:
-    """Decode JPEG bytes to (3, H, W) uint8 RGB, in stored pixels (EXIF rotation is not applied).
+    """Decode JPEG bytes to (3, H, W) uint8 RGB, NHWC in memory, in stored pixels.
 
-    VOC's boxes refer to the stored pixels. `name` goes into the message of the error.
+    EXIF rotation is not applied: VOC's boxes refer to the stored pixels. `name` goes into the
+    message of the error.
 
     Raises:
         UserError: The bytes are no image that can be decoded.
     """
-    data = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
     try:
-        pixels: Tensor = decode_jpeg(data, mode=ImageReadMode.RGB)
-    except RuntimeError:
-        # torchvision refuses CMYK and a few odd JPEGs that Pillow reads.
-        pixels = _decode_with_pillow(encoded, name)
-    return pixels
-
-
-def _decode_with_pillow(encoded: bytes, name: str) -> Tensor:
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+        # The same pixels as Pillow's, in some two thirds of its time.
+        pixels = simplejpeg.decode_jpeg(encoded) if _is_plain(encoded) else _with_pillow(encoded)
+    except (ValueError, OSError, UnidentifiedImageError) as error:
         raise UserError(f"{name}: not a readable JPEG ({error}): convert it again") from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _is_plain(encoded: bytes) -> bool:
+    """Whether the colours are RGB or grey; printers' CMYK is left to Pillow."""
+    _, _, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
+    return colorspace in ("RGB", "YCbCr", "Gray")
+
+
+def _with_pillow(encoded: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.array(image.convert("RGB"))

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
+
+from vocdist.data.boxes import rows_to_xyxy
+from vocdist.data.geometry import (
+    centre_square,
+    crop_resize,
+    fitted_size,
+    pad_to,
+    padded_size,
+    random_region,
+)
+
+SIDE = st.integers(1, 600)
+
+
+def test_box_rows_become_half_open_zero_based_corners() -> None:
+    # The whole of a 10 x 8 image is (1, 1)-(10, 8) in VOC's XML.
+    rows = np.array([[3, 1, 1, 9, 7], [0, 4, 2, 0, 3]], dtype=np.int32)
+    assert rows_to_xyxy(rows, 10, 8).tolist() == [[0, 0, 10, 8], [3, 1, 4, 5]]
+
+
+def test_boxes_beyond_the_image_are_clipped() -> None:
+    rows = np.array([[0, 0, -5, 50, 50]], dtype=np.int32)
+    assert rows_to_xyxy(rows, 20, 10).tolist() == [[0, 0, 20, 10]]
+    assert rows_to_xyxy(np.zeros((0, 5), np.int32), 20, 10).shape == (0, 4)
+
+
+@given(SIDE, SIDE, st.integers(0, 2**32))
+def test_random_regions_lie_inside(height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    top, left, h, w = random_region(height, width, (0.1, 1.0), (3 / 4, 4 / 3), rng)
+    assert h >= 1 and w >= 1
+    assert 0 <= top <= height - h
+    assert 0 <= left <= width - w
+
+
+def test_random_regions_are_distributed_as_torchvisions() -> None:
+    rng, draws = np.random.default_rng(0), 4000
+    scale, ratio = (0.3, 1.0), (3 / 4, 4 / 3)
+    ours = np.array([random_region(300, 400, scale, ratio, rng) for _ in range(draws)])
+    image = torch.zeros(3, 300, 400)
+    torch.manual_seed(0)
+    theirs = np.array(
+        [
+            transforms.RandomResizedCrop.get_params(image, list(scale), list(ratio))
+            for _ in range(draws)
+        ]
+    )
+    # Standard errors of these means are below 1.5 pixels.
+    np.testing.assert_allclose(ours.mean(axis=0), theirs.mean(axis=0), atol=6)
+    np.testing.assert_allclose(ours.std(axis=0), theirs.std(axis=0), atol=6)
+
+
+def test_an_image_too_long_for_the_ratio_gives_its_centre() -> None:
+    region = random_region(10, 600, (1.0, 1.0), (3 / 4, 4 / 3), np.random.default_rng(0))
+    assert region == (0, 293, 10, 13)
+
+
+def test_one_scaling_agrees_with_the_notebooks_resize_and_centre_crop() -> None:
+    rng = np.random.default_rng(0)
+    # Smooth pixels: two resamplings of noise differ from one of it, those of a photograph hardly.
+    coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+    photo = coarse.resize((500, 375), Image.Resampling.BICUBIC)
+    theirs = transforms.Compose([transforms.Resize(220), transforms.CenterCrop(192)])(photo)
+    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    ours = crop_resize(pixels, centre_square(375, 500, 192 / 220), (192, 192))
+    difference = np.abs(np.array(theirs, dtype=int) - ours.permute(1, 2, 0).numpy().astype(int))
+    assert difference.mean() < 1.0
+
+
+def test_a_region_of_the_right_size_is_not_resampled() -> None:
+    image = torch.randint(0, 255, (3, 20, 30), dtype=torch.uint8)
+    assert torch.equal(crop_resize(image, (2, 3, 8, 9), (8, 9)), image[:, 2:10, 3:12])
+
+
+@pytest.mark.parametrize(
+    ("stored", "scaled"),
+    [
+        ((375, 500), (800, 1067)),
+        ((500, 375), (1067, 800)),
+        ((100, 1000), (133, 1333)),
+        ((1, 4000), (1, 1333)),
+    ],
+)
+def test_fitted_size_by_hand(stored: tuple[int, int], scaled: tuple[int, int]) -> None:
+    assert fitted_size(*stored, 800, 1333) == scaled
+
+
+def test_padded_size_and_padding() -> None:
+    assert padded_size(np.array([[10, 33], [20, 5]]), 32) == (32, 64)
+    assert padded_size(np.array([[10, 33]]), 1) == (10, 33)
+    image = torch.full((3, 4, 5), 7, dtype=torch.uint8)
+    padded = pad_to(image, (6, 8))
+    assert padded.shape == (3, 6, 8)
+    assert torch.equal(padded[:, :4, :5], image)
+    assert int(padded.sum()) == 7 * 3 * 4 * 5
