@@ -42,7 +42,7 @@ class Setting(NamedTuple):
 SETTINGS = MappingProxyType(
     {
         "field": Setting(
-            above=Surface((205, 0.32, 0.88), (200, 0.12, 0.95), Texture(clouds=16, grain=2)),
+            above=Surface((205, 0.32, 0.8), (200, 0.14, 0.86), Texture(clouds=16, grain=2)),
             below=Surface((100, 0.26, 0.74), (98, 0.32, 0.62), Texture(clouds=9, grain=8)),
             classes=("aeroplane", "bird", "cow", "dog", "horse", "person", "sheep", "train"),
         ),
@@ -52,7 +52,7 @@ SETTINGS = MappingProxyType(
             classes=("bicycle", "bus", "car", "cat", "dog", "motorbike", "person", "train"),
         ),
         "room": Setting(
-            above=Surface((44, 0.18, 0.9), (40, 0.2, 0.82), Texture(columns=9, clouds=5, grain=2)),
+            above=Surface((44, 0.18, 0.8), (40, 0.2, 0.72), Texture(columns=9, clouds=5, grain=2)),
             below=Surface((30, 0.16, 0.7), (28, 0.2, 0.58), Texture(rows=8, grain=5)),
             classes=(
                 *("bottle", "cat", "chair", "diningtable", "dog", "person"),
@@ -60,7 +60,7 @@ SETTINGS = MappingProxyType(
             ),
         ),
         "shore": Setting(
-            above=Surface((215, 0.25, 0.85), (32, 0.18, 0.95), Texture(clouds=12, grain=2)),
+            above=Surface((215, 0.26, 0.78), (32, 0.2, 0.86), Texture(clouds=12, grain=2)),
             below=Surface((200, 0.3, 0.76), (208, 0.36, 0.62), Texture(rows=8, clouds=6)),
             classes=("aeroplane", "bird", "boat", "bottle", "chair", "person"),
         ),
@@ -94,7 +94,7 @@ def _paint_surface(surface: Surface, size_wh: tuple[int, int], rng: np.random.Ge
     texture = surface.texture
     pattern = (
         texture.clouds * _clouds(size_wh, rng)
-        + texture.grain * rng.normal(size=(height, width))
+        + texture.grain * rng.standard_normal((height, width), np.float32)
         + texture.columns * _stripes(width, rng)
         + texture.rows * _stripes(height, rng)[:, None]
         - texture.windows * np.outer(_stripes(height, rng) > 0, _stripes(width, rng) > 0)

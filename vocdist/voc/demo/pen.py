@@ -92,7 +92,7 @@ class Pen:
     def finish(self, angle: float, *, mirrored: bool) -> Image.Image:
         """The sheet as RGBA, mirrored and then turned by `angle` degrees, cut to what is drawn."""
         image = self._image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else self._image
-        image = image.rotate(angle, Image.Resampling.BILINEAR, expand=True).reduce(_OVERSAMPLING)
+        image = image.reduce(_OVERSAMPLING).rotate(angle, Image.Resampling.BICUBIC, expand=True)
         return image.crop(image.getbbox())
 
     def _rgb(self, hsv: Hsv) -> tuple[int, int, int]:

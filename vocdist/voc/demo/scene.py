@@ -25,7 +25,7 @@ SIZES_WH = ((256, 208), (256, 208), (256, 192), (208, 256), (192, 256))
 _OBJECT_COUNT_ODDS = (0.18, 0.3, 0.27, 0.17, 0.08)  # for 1, 2, … 5 objects
 _IN_SETTING = 0.7  # chance that a further object suits the setting; else it is any class
 _PERSON_ODDS = 4.0  # people weigh as much as this many other classes, as in VOC
-_RELATIVE_SIZE = (0.27, 0.8)  # sqrt(width * height) of an object / the picture's short side
+_RELATIVE_SIZE = (0.3, 0.8)  # sqrt(width * height) of an object / the picture's short side
 _MAX_TILT = 9.0  # degrees
 _TRIES = 12  # places tried for an object before it is left out
 _MIN_VISIBLE = 0.35  # an object never loses more than the rest of its pixels
@@ -34,6 +34,7 @@ _FLYING_BOTTOMS = (0.3, 0.75)  # lower end of an object / the picture's height
 _STANDING_BOTTOMS = (0.55, 1.1)
 _TRUNCATED_SHARE = 0.15  # of the object's pixels, outside its box
 _OCCLUDED_SHARE = 0.05  # of the object's pixels in its box, covered
+_NOISE = 4.0  # standard deviation, levels of 255
 _DIFFICULT_SHARE = 0.45  # of the object's pixels, all that can be seen
 _DIFFICULT_SIDE = 20  # pixels, the box's shorter side
 _FRONTAL = ("bottle", "cat", "chair", "diningtable", "dog", "person", "pottedplant", "sofa")
@@ -165,6 +166,7 @@ def _area(mask: Image.Image) -> int:
 
 def _photograph(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Light, a slight cast of colour and sensor noise over the whole picture."""
-    light = rng.uniform(0.85, 1.12) * rng.uniform(0.96, 1.04, size=3)
-    pixels = np.asarray(image) * light + rng.normal(0, 4, size=(image.height, image.width, 1))
+    light = rng.uniform(0.85, 1.1) * rng.uniform(0.96, 1.04, size=3)
+    noise = rng.standard_normal((image.height, image.width, 1), np.float32)
+    pixels = np.asarray(image) * light.astype(np.float32) + _NOISE * noise
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
