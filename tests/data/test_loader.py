@@ -147,7 +147,9 @@ def test_a_mirrored_image_has_mirrored_boxes(demo_shards: Path) -> None:
     plain = ShardDataset(reader, RpnTransform(64, 100), 0)
     mirrored = ShardDataset(reader, SCALED, 0)
     flips = 0
-    for request in (r for part in loader(demo_shards)._training_parts(np.arange(36), 0) for r in part):
+    for request in (
+        r for part in loader(demo_shards)._training_parts(np.arange(36), 0) for r in part
+    ):
         (_, a, _), (_, b, _) = plain[request], mirrored[request]
         if torch.equal(a.image, b.image):
             assert torch.equal(a.targets["boxes"], b.targets["boxes"])

@@ -54,9 +54,7 @@ def test_shares_differ_by_one_sample_at_most(samples: int, world: int) -> None:
 
 
 @given(SAMPLES, BATCH, SEED, st.integers(1, 3))
-def test_groups_never_mix_and_lose_nothing(
-    samples: int, batch: int, seed: int, kinds: int
-) -> None:
+def test_groups_never_mix_and_lose_nothing(samples: int, batch: int, seed: int, kinds: int) -> None:
     groups = np.random.default_rng(seed).integers(kinds, size=samples)
     order = epoch_order(samples, seed, 0)
     batches = global_batches(order, batch, groups=groups, seed=(seed, 0))

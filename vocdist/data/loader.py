@@ -1,5 +1,6 @@
 """Batches for one rank: the global order, cut down to this rank's parts, decoded ahead of use."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class BatchLoader:
         rank: This process.
         world_size: Number of processes.
         parts: Parts in which a rank takes its share of a training step.
-        num_workers: Loader processes.
+        num_workers: Loader processes; no more than there are cores are started.
         drop_last: See `global_batches`.
         padding: For images of varying size: batches are grouped by orientation and padded to one
             size, which depends on the global batch alone and so not on the number of ranks.
@@ -65,7 +66,7 @@ class BatchLoader:
         self.rank = rank
         self.world_size = world_size
         self.parts = parts
-        self.num_workers = num_workers
+        self.num_workers = min(num_workers, usable_cores())
         self.drop_last = drop_last
         self._padding = padding
         self._sizes = padding.sizes(dataset.reader.image_sizes) if padding else None
@@ -161,3 +162,10 @@ def ahead_of_use(batches: Iterator[Batch], device: torch.device) -> Iterator[Bat
             yield current
     if upcoming is not None:
         yield upcoming
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -9,6 +9,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
 
 from vocdist.config import RuntimeConfig
+from vocdist.data.loader import usable_cores
 from vocdist.errors import UserError
 
 Item = TypeVar("Item")
@@ -34,7 +35,7 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
     if accelerator.device.type == "cpu":
         # Launchers set one thread a process, which leaves most of a laptop idle.
         local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, _usable_cores() // local_ranks))
+        torch.set_num_threads(max(1, usable_cores() // local_ranks))
     return accelerator
 
 
@@ -86,9 +87,3 @@ def _check_world_size(accelerator: Accelerator) -> None:
             f"{_launched_processes()} processes were launched but each would train alone: pass "
             f"runtime.device=cpu, or one of the configs in configs/accelerate/"
         )
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

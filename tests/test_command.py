@@ -1,0 +1,64 @@
+import pytest
+
+from vocdist.command import run_command, split_arguments, take_option
+from vocdist.errors import UserError
+
+
+def test_file_and_overrides_are_told_apart() -> None:
+    assert split_arguments(["a.yaml", "train.epochs=3"]) == ("a.yaml", ["train.epochs=3"])
+    assert split_arguments(["x=1", "runs/a"]) == ("runs/a", ["x=1"])
+    assert split_arguments([]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "override"),
+    [
+        (["--resume"], "train.resume=auto"),
+        (["--resume", "never"], "train.resume=never"),
+        (["--resume", "a=b"], "train.resume=auto"),
+        (["--resume=runs/a/checkpoints/step-1"], "train.resume=runs/a/checkpoints/step-1"),
+    ],
+)
+def test_resume_is_a_spelled_out_override(arguments: list[str], override: str) -> None:
+    assert override in split_arguments(arguments)[1]
+
+
+def test_what_is_neither_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown option --epochs"):
+        split_arguments(["--epochs", "3"])
+    with pytest.raises(UserError, match="unexpected argument 'b'"):
+        split_arguments(["a", "b"])
+
+
+def test_an_option_is_taken_out() -> None:
+    assert take_option(["a", "--json", "f", "b=1"], "--json") == ("f", ["a", "b=1"])
+    assert take_option(["--json=f"], "--json") == ("f", [])
+    assert take_option(["a"], "--json") == (None, ["a"])
+    with pytest.raises(UserError, match="--json needs a value"):
+        take_option(["--json"], "--json")
+
+
+def test_a_user_error_is_one_line_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(arguments: list[str]) -> None:
+        raise UserError("a.yaml: do this")
+
+    monkeypatch.setattr("sys.argv", ["script"])
+    with pytest.raises(SystemExit) as caught:
+        run_command(main, "doc")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: a.yaml: do this\n"
+    # Of several processes one speaks.
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        run_command(main, "doc")
+    assert capsys.readouterr().err == ""
+
+
+def test_help_prints_the_docstring(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["script", "--help"])
+    run_command(lambda arguments: pytest.fail("ran"), "Usage: this\n")
+    assert capsys.readouterr().out == "Usage: this\n"

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from vocdist.config import ClassifierConfig, RpnConfig, ShardsConfig
+from vocdist.config_file import config_differences, load_config, save_config
+from vocdist.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TYPES = {"classifier": ClassifierConfig, "rpn": RpnConfig, "shards": ShardsConfig}
+
+
+def config_type(path: Path) -> type:
+    return ShardsConfig if path.parent.name == "shards" else TYPES[path.stem]
+
+
+FILES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name != "accelerate")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_every_config_in_the_repo_loads_and_survives_a_round_trip(
+    path: Path, tmp_path: Path
+) -> None:
+    config = load_config(config_type(path), path)
+    save_config(config, tmp_path / "again.yaml")
+    assert load_config(config_type(path), tmp_path / "again.yaml") == config
+
+
+def test_the_notebooks_recipe_is_as_the_notebook_has_it() -> None:
+    classifier = load_config(ClassifierConfig, CONFIGS / "notebook/classifier.yaml")
+    assert classifier.input.size == 192
+    assert classifier.input.eval_crop == pytest.approx(192 / 220)
+    assert (classifier.train.epochs, classifier.train.global_batch) == (8, 32)
+    assert (classifier.optim.lr, classifier.optim.schedule) == (3e-4, "cosine_by_epoch")
+    rpn = load_config(RpnConfig, CONFIGS / "notebook/rpn.yaml")
+    assert (rpn.train.epochs, rpn.train.global_batch, rpn.train.clip_norm) == (3, 1, 5.0)
+    assert rpn.model.scales == ((32, 64, 128),)
+    assert (rpn.matching.max_positives, rpn.matching.max_negatives) == (256, 256)
+    assert (rpn.matching.max_total, rpn.matching.best_anchor_min_iou) == (None, 0.0)
+
+
+def test_overrides_win_and_are_typed() -> None:
+    config = load_config(
+        RpnConfig, None, ["train.epochs=5", "optim.lr=1e-4", "model.scales=[[8, 16]]"]
+    )
+    assert (config.train.epochs, config.optim.lr) == (5, 1e-4)
+    assert config.model.scales == ((8.0, 16.0),)
+
+
+def test_a_bare_no_means_full_precision() -> None:
+    config = load_config(ClassifierConfig, None, ["runtime.mixed_precision=no"])
+    assert config.runtime.mixed_precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs=3", r"unknown key 'epochs'.*'train\.epochs'"),
+        ("train.epoch=3", r"unknown key 'train\.epoch'.*'train\.epochs'"),
+        ("traim.epochs=3", r"'train\.epochs'"),
+        ("train.epochs=many", r"train\.epochs='many'.*integer"),
+        ("train.epochs=0", r"train\.epochs=0.*greater than or equal to 1"),
+        ("runtime.device=tpu", r"runtime\.device='tpu'.*'auto', 'cpu', 'cuda' or 'mps'"),
+        ("train.epochs", r"not an override.*section\.key=value"),
+        ("train.epochs=[", r"not a YAML value"),
+    ],
+)
+def test_a_slip_is_answered_with_the_remedy(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(ClassifierConfig, None, [override])
+
+
+def test_a_bad_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    with pytest.raises(UserError, match=r"a\.yaml: no such config"):
+        load_config(ClassifierConfig, path)
+    for text in ("- a list", "train: [", "just words"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"a\.yaml"):
+            load_config(ClassifierConfig, path)
+    path.write_text("train: {epochz: 3}")
+    with pytest.raises(UserError, match=r"a\.yaml.*train\.epochs"):
+        load_config(ClassifierConfig, path)
+
+
+def test_a_missing_setting_is_named() -> None:
+    with pytest.raises(UserError, match=r"'output' is not set"):
+        load_config(ShardsConfig, None, ["source=/somewhere"])
+
+
+def test_differences_name_keys_and_both_values() -> None:
+    old = load_config(ClassifierConfig, None, [])
+    new = load_config(ClassifierConfig, None, ["train.epochs=9", "tracking.wandb=disabled"])
+    assert config_differences(old, new, ["tracking"]) == ["train.epochs: 8 -> 9"]
+    assert config_differences(old, new, ["train.epochs", "tracking.wandb"]) == []

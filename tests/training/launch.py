@@ -1,0 +1,48 @@
+"""Starts the real scripts through the real launcher, as a user does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).parents[2]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"]
+
+
+def command(script: Path, *arguments: str, config: str = "one_cpu") -> list[str]:
+    """The `accelerate launch` command line of a script."""
+    launch_config = REPO / "configs" / "accelerate" / f"{config}.yaml"
+    return [*ACCELERATE, "--config_file", str(launch_config), str(script), *arguments]
+
+
+def environment() -> dict[str, str]:
+    """This process's, without credentials, so that no test ever logs in anywhere."""
+    hidden = ("WANDB_API_KEY", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    return env | {"OMP_NUM_THREADS": "1", "NETRC": os.devnull}
+
+
+def launch(
+    script: str, *arguments: str, config: str = "one_cpu"
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of the repo to its end; output is captured as text."""
+    return subprocess.run(
+        command(REPO / "scripts" / script, *arguments, config=config),
+        cwd=REPO,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of the repo without the launcher."""
+    return subprocess.run(
+        [sys.executable, str(REPO / "scripts" / script), *arguments],
+        cwd=REPO,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )

@@ -1,0 +1,27 @@
+"""Launched by test_two_processes.py: what does each rank know, and which samples does it see?"""
+
+import json
+import sys
+from pathlib import Path
+
+from accelerate.utils import gather_object
+
+from vocdist.config import ClassifierConfig
+from vocdist.config_file import load_config
+from vocdist.training.accelerator import build_accelerator
+from vocdist.training.build import build_loader, build_reader
+
+config = load_config(ClassifierConfig, None, sys.argv[2:])
+accelerator = build_accelerator(config.runtime)
+loader = build_loader(
+    config,
+    build_reader(config, "train"),
+    training=True,
+    rank=accelerator.process_index,
+    world_size=accelerator.num_processes,
+)
+seen = [i for b in loader.training(epoch=0) for i in b.indices[b.weights > 0].tolist()]
+row = {"rank": accelerator.process_index, "world": accelerator.num_processes, "seen": seen}
+rows = gather_object([row])
+if accelerator.is_main_process:
+    Path(sys.argv[1]).write_text(json.dumps(rows))

@@ -1,0 +1,131 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vocdist.errors import UserError
+from vocdist.training.checkpoint import (
+    STATE,
+    WEIGHTS,
+    Checkpoints,
+    Position,
+    load_model,
+    load_position,
+    load_training,
+)
+
+START = Position(global_batch=4, manifest_hash="abc")
+
+
+def position(step: int) -> Position:
+    here = START
+    for _ in range(step):
+        here = here.after_step(4)
+    return here
+
+
+def test_a_position_moves_by_steps_and_epochs() -> None:
+    here = START.after_step(4).after_step(3)
+    assert (here.step, here.global_step, here.samples_seen) == (2, 2, 7)
+    here = here.after_epoch(0.5)
+    assert (here.epoch, here.step, here.global_step) == (1, 0, 2)
+    assert (here.best_epoch, here.best_value) == (1, 0.5)
+    assert here.after_epoch(0.4).best_epoch == 1
+    assert here.after_epoch(0.6).best_epoch == 2
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert checkpoints.last() is None
+    training = {"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "scaler": None}
+    checkpoints.save(position(7), model, training, best=True)
+    last = checkpoints.last()
+    assert last is not None
+    assert last == checkpoints.best()
+    assert load_position(last) == position(7)
+    load_model(other, last / WEIGHTS)
+    assert torch.equal(other.weight, model.weight)
+    loaded = load_training(last)
+    assert torch.equal(loaded["optimizer"]["state"][0]["exp_avg"], torch.ones(2))
+
+
+def test_old_ones_go_but_the_best_stays(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in range(1, 6):
+        checkpoints.save(position(step), nn.Linear(1, 1), {}, best=step == 2)
+    folders = sorted(path.name for path in tmp_path.glob("step-*"))
+    assert folders == ["step-00000002", "step-00000004", "step-00000005"]
+    assert checkpoints.last() == tmp_path / "step-00000005"
+    assert checkpoints.best() == tmp_path / "step-00000002"
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    checkpoints, model = Checkpoints(tmp_path, keep=1), nn.Linear(1, 1)
+    checkpoints.save(position(1), model, {}, best=False)
+    with torch.no_grad():
+        model.weight.fill_(42)
+    checkpoints.save(position(1), model, {}, best=False)
+    other = nn.Linear(1, 1)
+    load_model(other, tmp_path / "step-00000001" / WEIGHTS)
+    assert other.weight.item() == 42
+
+
+SAVE_FOREVER = """
+import itertools, sys
+from pathlib import Path
+from torch import nn
+from vocdist.training.checkpoint import Checkpoints, Position
+checkpoints = Checkpoints(Path(sys.argv[1]), keep=1)
+model = nn.Linear(400, 400)
+position = Position(global_batch=1, manifest_hash="abc")
+print("ready", flush=True)
+for step in itertools.count():
+    position = position.after_step(1)
+    checkpoints.save(position, model, {"step": step}, best=False)
+"""
+
+
+def test_a_kill_in_the_middle_of_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(rng.uniform(0.02, 0.3))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        last = Checkpoints(tmp_path, keep=1).last()
+        if last is not None:
+            step = load_position(last).global_step
+            assert load_training(last) == {"step": step - 1}
+            load_model(nn.Linear(400, 400), last / WEIGHTS)
+    assert last is not None
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(position(1), nn.Linear(1, 1), {}, best=False)
+    folder = tmp_path / "step-00000001"
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be loaded"):
+        load_model(nn.Linear(2, 2), folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be loaded"):
+        load_model(nn.Linear(1, 1), folder / WEIGHTS)
+    (folder / STATE).write_text("{}")
+    with pytest.raises(UserError, match="not a checkpoint of this version"):
+        load_position(folder)
+    (folder / STATE).unlink()
+    with pytest.raises(UserError, match=r"last names step-00000001, which is not there"):
+        checkpoints.last()

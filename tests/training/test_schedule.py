@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from vocdist.training.schedule import lr_factor
+
+
+def rates(schedule: str, steps: int, epochs: int, warmup: int = 0) -> list[float]:
+    return [
+        lr_factor(schedule, step, steps_per_epoch=steps, epochs=epochs, warmup_steps=warmup)
+        for step in range(steps * epochs)
+    ]
+
+
+def test_cosine_by_epoch_is_torchs_stepped_once_an_epoch() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8)
+    expected = []
+    for _ in range(8):
+        expected += [optimizer.param_groups[0]["lr"]] * 5
+        optimizer.step()
+        scheduler.step()
+    assert rates("cosine_by_epoch", 5, 8) == pytest.approx(expected)
+
+
+def test_cosine_falls_from_one_to_nearly_zero_every_step() -> None:
+    factors = rates("cosine", 10, 4)
+    assert factors[0] == 1.0
+    assert all(a > b for a, b in zip(factors, factors[1:], strict=False))
+    assert factors[20] == pytest.approx(0.5)
+    assert 0 < factors[-1] < 0.01
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_warm_up_rises_evenly_to_the_peak(schedule: str) -> None:
+    factors = rates(schedule, 10, 4, warmup=4)
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert max(factors) == 1.0
+
+
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown schedule 'linear'"):
+        rates("linear", 1, 1)

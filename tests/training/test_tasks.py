@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.config_file import load_config
+from vocdist.errors import UserError
+from vocdist.training.build import build_loader, build_reader, build_task, resolve_features
+from vocdist.training.classifier_task import ClassifierTask, positive_weights
+
+RPN = [
+    "model.classifier=none",
+    "model.weights=none",
+    "input.short_side=64",
+    "input.long_side=100",
+    "data.num_workers=0",
+]
+
+
+def rpn_config(shards: Path, *more: str) -> RpnConfig:
+    return load_config(RpnConfig, None, [f"data.shards={shards}", *RPN, *more])
+
+
+def classifier_config(shards: Path, *more: str) -> ClassifierConfig:
+    overrides = [f"data.shards={shards}", "model.weights=none", "input.size=64", *more]
+    return load_config(ClassifierConfig, None, overrides)
+
+
+def test_positive_weights_are_the_notebooks() -> None:
+    labels = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=np.int8)
+    # The class without a positive gets a finite weight that nothing will use.
+    assert positive_weights(labels).tolist() == pytest.approx([1 / 3, 3.0, 3.0])
+
+
+def test_the_classifiers_loss_is_the_notebooks(demo_shards: Path) -> None:
+    config = classifier_config(demo_shards, "data.num_workers=0")
+    reader = build_reader(config, "train")
+    task = build_task(config, reader, pretrained=True)
+    task.model.eval()
+    loader = build_loader(config, reader, training=True, rank=0, world_size=1)
+    batch = next(loader.training(epoch=0))
+    with torch.no_grad():
+        loss = (task.losses(task.model, batch)["loss"] * batch.weights).sum()
+        criterion = nn.BCEWithLogitsLoss(pos_weight=positive_weights(reader.labels))
+        expected = criterion(task.model(batch.images), batch.targets["labels"])
+    torch.testing.assert_close(loss, expected)
+
+
+def test_the_classifiers_records_become_metrics(demo_shards: Path) -> None:
+    config = classifier_config(demo_shards, "data.num_workers=0")
+    reader = build_reader(config, "val")
+    task = build_task(config, build_reader(config, "train"), pretrained=True)
+    assert isinstance(task, ClassifierTask)
+    loader = build_loader(config, reader, training=False, rank=0, world_size=1)
+    task.model.eval()
+    with torch.no_grad():
+        records = [r for batch in loader.evaluation() for r in task.records(task.model, batch)]
+    metrics = task.metrics(records)
+    assert metrics["samples"] == 9
+    # The prior is the AP of equal scores, which an untrained network may well give.
+    assert 0 < metrics["mAP_prior"] <= metrics["mAP"] <= 1
+
+
+@pytest.mark.parametrize("levels", ["model.strides=[32]", "model.strides=[16, 32]"])
+def test_an_rpn_step_moves_the_head_and_not_the_backbone(demo_shards: Path, levels: str) -> None:
+    scales = "model.scales=[[32]]" if "16" not in levels else "model.scales=[[16], [32]]"
+    config = rpn_config(demo_shards, levels, scales)
+    reader = build_reader(config, "train")
+    torch.manual_seed(0)
+    task = build_task(config, reader, pretrained=True)
+    task.model.train()
+    loader = build_loader(config, reader, training=True, rank=0, world_size=1)
+    batch = next(loader.training(epoch=0))
+    losses = task.losses(task.model, batch)
+    assert {name: tuple(value.shape) for name, value in losses.items()} == {
+        name: (32,) if len(batch.indices) == 32 else (len(batch.indices),)
+        for name in ("loss", "objectness", "box")
+    }
+    (losses["loss"] * batch.weights).sum().backward()
+    learning = {n for n, p in task.model.named_parameters() if p.requires_grad}
+    assert all(p.grad is not None for n, p in task.model.named_parameters() if n in learning)
+    assert not any(name.startswith("backbone") for name in learning)
+
+
+def test_an_rpns_records_count_every_box(demo_shards: Path) -> None:
+    config = rpn_config(demo_shards)
+    reader = build_reader(config, "val")
+    task = build_task(config, build_reader(config, "train"), pretrained=True)
+    loader = build_loader(config, reader, training=False, rank=0, world_size=1)
+    task.model.eval()
+    with torch.no_grad():
+        batches = list(loader.evaluation())
+        records = [r for batch in batches for r in task.records(task.model, batch)]
+    metrics = task.metrics(records)
+    assert metrics["samples"] == 9
+    assert metrics["boxes"] == sum(len(a.boxes) for a in reader.annotations)
+    assert 0 <= metrics["recall50@100"] <= metrics["recall50@200"] <= metrics["recall50@300"] <= 1
+    areas = np.concatenate([np.asarray(record["areas"]) for record in records])
+    order = [i for batch in batches for i in batch.indices.tolist()]
+    stored = np.concatenate(
+        [np.prod(reader.annotations[i].boxes[:, 3:] + 1, axis=1) for i in order]
+    )
+    # In pixels of the stored image, whatever the scale; VOC's w is one short of the extent.
+    np.testing.assert_allclose(areas, stored, rtol=1e-3)
+
+
+def test_anchors_must_fit_the_levels(demo_shards: Path) -> None:
+    config = rpn_config(demo_shards, "model.strides=[16, 32]")
+    with pytest.raises(UserError, match=r"model\.scales has 1 groups for 2 levels"):
+        build_task(config, build_reader(config, "train"), pretrained=False)
+
+
+def test_features_come_from_where_the_config_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fallback = resolve_features(load_config(RpnConfig, None, []))
+    assert (fallback.model.classifier, fallback.model.backbone) == ("none", "resnet18")
+    with pytest.raises(UserError, match=r"runs/nothing: neither a weights file nor a finished"):
+        resolve_features(load_config(RpnConfig, None, ["model.classifier=runs/nothing"]))
