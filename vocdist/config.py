@@ -17,6 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+JpegQuality = Annotated[int, Field(ge=1, le=100)]
 
 
 def _precision_name(value: Any) -> Any:
@@ -41,8 +42,16 @@ class ShardsConfig:
         split_ratio: Share of the samples that go to train in a seeded split.
         split_seed: Seed of that shuffle.
         skip_difficult: Leave out boxes flagged as difficult.
+        strict: Stop at the first file or box that cannot be used as it is, instead of leaving it
+            out (or clipping the box) and reporting it.
+        max_rejected: Share of the files that may be left out for a fault.
+        follow_links: Take files that are links to places outside the VOC tree.
+        max_side: Scale images whose long side exceeds this many pixels, boxes too; null: none.
+        jpeg_quality: Of the images that are scaled, 1 to 100.
         samples_per_shard: Samples in each tar file; the last of a split may hold fewer.
-        workers: Processes that write shards.
+        workers: Processes that read images and write shards.
+        engine: What runs them: a backend of joblib.
+        pictures: Draw statistics and a contact sheet beside the shards.
     """
 
     source: str
@@ -53,8 +62,15 @@ class ShardsConfig:
     split_ratio: Fraction = 0.8
     split_seed: int = 42
     skip_difficult: bool = False
+    strict: bool = False
+    max_rejected: Fraction = 0.1
+    follow_links: bool = False
+    max_side: Count | None = None
+    jpeg_quality: JpegQuality = 90
     samples_per_shard: Count = 500
     workers: Count = 1
+    engine: Literal["loky"] = "loky"
+    pictures: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -83,14 +99,15 @@ class ClassifierInputConfig:
         crop_scale: Range of a training crop's area, as a share of the image's.
         crop_ratio: Range of its width / height.
         flip: Mirror half of the training images.
-        eval_crop: Side of the centred evaluation square, as a share of the image's short side.
+        eval_crop: Side of the centred evaluation square, as a share of the image's short side;
+            null: the whole image, squeezed into the square.
     """
 
     size: Count = 192
     crop_scale: tuple[Fraction, Fraction] = (0.7, 1.0)
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     flip: bool = True
-    eval_crop: Fraction = 192 / 220
+    eval_crop: Fraction | None = 192 / 220
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

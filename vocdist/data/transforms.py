@@ -73,11 +73,14 @@ class ClassifierTrainTransform:
 
 @dataclass(frozen=True)
 class ClassifierEvalTransform:
-    """A centred square; target `labels` (classes,) float32."""
+    """A centred square, or the whole image squeezed into one; target `labels` (classes,) float32.
+
+    `share` is the square's part of the short side, None for the whole image.
+    """
 
     classes: int
     size: int
-    eval_crop: float
+    share: float | None
 
     def __call__(
         self,
@@ -88,7 +91,8 @@ class ClassifierEvalTransform:
     ) -> Example:
         """Cut and scale."""
         height, width = image.shape[1:]
-        region = centre_square(height, width, self.eval_crop)
+        whole = (0, 0, height, width)
+        region = whole if self.share is None else centre_square(height, width, self.share)
         scaled = crop_resize(image, region, (self.size, self.size))
         return Example(scaled, {"labels": _multi_hot(annotations, self.classes)})
 

@@ -11,7 +11,7 @@ class StepClock:
 
     def __init__(self) -> None:
         """Start now."""
-        self._reset()
+        self.restart()
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass batches on, counting the time spent in waiting for each."""
@@ -33,10 +33,11 @@ class StepClock:
             "perf/images_per_s": self._samples / elapsed,
             "perf/data_wait": self._waited / elapsed,
         }
-        self._reset()
+        self.restart()
         return rates
 
-    def _reset(self) -> None:
+    def restart(self) -> None:
+        """Forget what was timed: call where steps begin after something else was done."""
         self._started = time.perf_counter()
         self._waited = 0.0
         self._samples = 0

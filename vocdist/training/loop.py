@@ -77,6 +77,7 @@ class Trainer:
         parts = self.train_loader.training(self.position.epoch, start_step=self.position.step)
         batches = self._clock.timed(ahead_of_use(parts, self.accelerator.device))
         self._prepare_step()
+        self._clock.restart()
         with self._progress_bar() as bar:
             for batch in batches:
                 self._forward_backward(batch)
