@@ -157,6 +157,20 @@ def test_images_of_shards_and_voc_roots_are_drawn(
         assert len(list(output.glob("demo_*.png"))) == 1
 
 
+def test_half_precision_trains_and_where_it_cannot_says_so(
+    demo_shards: Path, tmp_path: Path
+) -> None:
+    arguments = [f"data.shards={demo_shards}", f"run.dir={tmp_path / 'run'}", *CLASSIFIER]
+    short = [*arguments, "train.epochs=1", "data.limit_train=12", "tracking.wandb=disabled"]
+    done = launch("train_classifier.py", *short, "runtime.mixed_precision=bf16")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1/1" in done.stdout
+    refused = run_script(
+        "train_classifier.py", *short, "runtime.mixed_precision=fp16", "runtime.device=cpu"
+    )
+    assert refused.returncode == 2
+
+
 @pytest.mark.parametrize("script", ["train_classifier.py", "train_rpn.py"])
 def test_without_shards_it_says_how_to_make_some(script: str, tmp_path: Path) -> None:
     done = launch(script, f"data.shards={tmp_path / 'none'}", f"run.dir={tmp_path / 'run'}")

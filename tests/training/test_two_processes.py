@@ -71,14 +71,20 @@ def test_two_processes_train_as_one_does(demo_shards: Path, tmp_path: Path) -> N
         "tracking.wandb=disabled",
     ]
     losses, weights = {}, {}
-    for config in ("one_cpu", "two_cpu"):
-        run = tmp_path / config
-        done = launch("train_rpn.py", *overrides, f"run.dir={run}", config=config)
+    for name, config, parts in (
+        ("one", "one_cpu", 1),
+        ("two", "two_cpu", 1),
+        ("in parts", "one_cpu", 2),
+    ):
+        run = tmp_path / name
+        more = [f"run.dir={run}", f"train.accumulate={parts}"]
+        done = launch("train_rpn.py", *overrides, *more, config=config)
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        losses[config] = [row["train/loss"] for row in rows if "train/loss" in row]
-        weights[config] = load_file(run / "model.safetensors")
-    assert len(losses["one_cpu"]) >= 8
-    np.testing.assert_allclose(losses["two_cpu"], losses["one_cpu"], rtol=1e-4)
-    for name, value in weights["one_cpu"].items():
-        torch.testing.assert_close(weights["two_cpu"][name], value, rtol=1e-3, atol=1e-4)
+        losses[name] = [row["train/loss"] for row in rows if "train/loss" in row]
+        weights[name] = load_file(run / "model.safetensors")
+    assert len(losses["one"]) >= 8
+    for other in ("two", "in parts"):
+        np.testing.assert_allclose(losses[other], losses["one"], rtol=1e-4)
+        for name, value in weights["one"].items():
+            torch.testing.assert_close(weights[other][name], value, rtol=1e-3, atol=1e-4)

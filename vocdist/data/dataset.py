@@ -40,7 +40,7 @@ class Batch:
     """What a rank computes at once, B samples.
 
     Attributes:
-        images: (B, 3, H, W) uint8.
+        images: (B, 3, H, W) uint8, NHWC in memory.
         targets: Per task; first axis B. `boxes` are padded to (B, G, 4) and come with `box_mask`.
         indices: (B,) int64, of the samples in their split.
         weights: (B,) float32; the loss to differentiate is `(per_sample_loss * weights).sum()`.
@@ -115,7 +115,10 @@ def collate(items: Sequence[tuple[SampleRequest, Example, int]]) -> Batch:
         counts = torch.tensor([len(boxes) for boxes in columns["boxes"]])
         targets["box_mask"] = torch.arange(targets["boxes"].shape[1]) < counts[:, None]
     return Batch(
-        images=torch.stack([example.image for example in examples]),
+        # Decoders and resizing leave pixels as NHWC: stacked so, nothing is rearranged.
+        images=torch.stack([example.image.permute(1, 2, 0) for example in examples]).permute(
+            0, 3, 1, 2
+        ),
         targets=targets,
         indices=torch.tensor([request.index for request in requests]),
         weights=torch.tensor([request.weight for request in requests]),

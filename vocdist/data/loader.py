@@ -46,6 +46,7 @@ class BatchLoader:
         drop_last: See `global_batches`.
         padding: For images of varying size: batches are grouped by orientation and padded to one
             size, which depends on the global batch alone and so not on the number of ranks.
+        pin_memory: Put batches where a CUDA device can fetch them while it computes.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class BatchLoader:
         num_workers: int = 0,
         drop_last: bool = False,
         padding: Padding | None = None,
+        pin_memory: bool = False,
     ) -> None:
         """Look up the image sizes where batches need them."""
         self.dataset = dataset
@@ -69,6 +71,7 @@ class BatchLoader:
         self.num_workers = min(num_workers, usable_cores())
         self.drop_last = drop_last
         self._padding = padding
+        self._pin_memory = pin_memory
         self._sizes = padding.sizes(dataset.reader.image_sizes) if padding else None
 
     def steps_per_epoch(self) -> int:
@@ -148,7 +151,7 @@ class BatchLoader:
                 batch_sampler=parts,
                 collate_fn=collate,
                 num_workers=self.num_workers,
-                pin_memory=torch.cuda.is_available(),
+                pin_memory=self._pin_memory,
             )
         )
 

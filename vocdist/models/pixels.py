@@ -19,13 +19,15 @@ class ImageNetPixels(nn.Module):
         self.register_buffer("offset", (-mean / std).view(1, 3, 1, 1), persistent=False)
         self.factor: Tensor
         self.offset: Tensor
+        self.memory_format = torch.contiguous_format
 
     def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> Tensor:
         """Normalise; with `image_sizes` (B, 2) rows (height, width), padding outside becomes 0.
 
         Zero is the mean colour, and what convolutions see beyond the border anyway.
         """
-        pixels = images.float().mul_(self.factor).add_(self.offset)
+        pixels = images.to(torch.float32, memory_format=self.memory_format)
+        pixels = pixels.mul_(self.factor).add_(self.offset)
         if image_sizes is None:
             return pixels
         rows = torch.arange(images.shape[2], device=images.device)
@@ -34,3 +36,12 @@ class ImageNetPixels(nn.Module):
         inside_columns = columns < image_sizes[:, 1:]
         inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
         return pixels.mul_(inside)
+
+
+def set_channels_last(model: nn.Module, channels_last: bool) -> None:
+    """Lay out a model's convolutions, and the pixels it makes, as NHWC or NCHW in memory."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model.to(memory_format=layout)
+    for module in model.modules():
+        if isinstance(module, ImageNetPixels):
+            module.memory_format = layout

@@ -58,9 +58,15 @@ def build_task(config: TaskConfig, train_reader: ShardReader, *, pretrained: boo
 
 
 def build_loader(
-    config: TaskConfig, reader: ShardReader, *, training: bool, rank: int, world_size: int
+    config: TaskConfig,
+    reader: ShardReader,
+    *,
+    training: bool,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
 ) -> BatchLoader:
-    """A rank's batches of a split, with the task's geometry."""
+    """A rank's batches of a split, with the task's geometry; pin memory that a GPU will copy."""
     padding = None
     if isinstance(config, RpnConfig):
         box = config.input
@@ -76,6 +82,7 @@ def build_loader(
         num_workers=config.data.num_workers,
         drop_last=config.train.drop_last,
         padding=padding,
+        pin_memory=pin_memory,
     )
 
 

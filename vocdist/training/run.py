@@ -10,6 +10,7 @@ from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config_file import load_config, plain_config, save_config
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import UserError
+from vocdist.models.pixels import set_channels_last
 from vocdist.report.curves import plot_curves
 from vocdist.report.overlays import contact_sheet
 from vocdist.shards.manifest import load_manifest, manifest_hash
@@ -93,6 +94,7 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> tuple[TaskConfig, dict[
     config = load_run_config(run_dir, overrides)
     accelerator = build_accelerator(config.runtime)
     task = load_task(config, run_dir)
+    _lay_out(config, task, accelerator)
     model = accelerator.prepare_model(task.model, evaluation_mode=True)
     loader = _loader(config, accelerator, training=False)
     batches = ahead_of_use(loader.evaluation(), accelerator.device)
@@ -148,8 +150,7 @@ def _trainer(
     tracker: Tracker,
     position: Position,
 ) -> Trainer:
-    if config.runtime.channels_last:
-        task.model.to(memory_format=torch.channels_last)
+    _lay_out(config, task, accelerator)
     learning = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
     model, optimizer = accelerator.prepare(
         task.model,
@@ -170,6 +171,12 @@ def _trainer(
     )
 
 
+def _lay_out(config: TaskConfig, task: Task, accelerator: Accelerator) -> None:
+    # MPS has computed wrong convolutions in NHWC: not there until it is shown right.
+    on_mps = accelerator.device.type == "mps"
+    set_channels_last(task.model, config.runtime.channels_last and not on_mps)
+
+
 def _loader(config: TaskConfig, accelerator: Accelerator, *, training: bool) -> BatchLoader:
     return build_loader(
         config,
@@ -177,6 +184,7 @@ def _loader(config: TaskConfig, accelerator: Accelerator, *, training: bool) -> 
         training=training,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
     )
 
 
