@@ -5,8 +5,9 @@
   python scripts/make_shards.py configs/demo/shards.yaml workers=2
 
 Usage: make_shards.py [CONFIG.yaml] [key=value ...]; the default is configs/shards/voc2012.yaml.
-Keys: source, output, name, classes, split, split_ratio, split_seed, skip_difficult,
-samples_per_shard, workers.
+Keys: source, output, name, classes, split, split_ratio, split_seed, skip_difficult, strict,
+max_rejected, follow_links, max_side, jpeg_quality, samples_per_shard, workers, engine.
+Killed, it goes on where it was when run again.
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ from vocdist.config import ShardsConfig
 from vocdist.shards.convert import convert
 from vocdist.shards.manifest import SplitRule
 from vocdist.shards.samples import samples_of
+from vocdist.shards.shrink import Shrink
 from vocdist.shards.summary import print_summary
 from vocdist.voc.classes import VOC_CLASSES
 from vocdist.voc.source import resolve_source
@@ -35,6 +37,12 @@ def main(arguments: list[str]) -> None:
         split_ratio=config.split_ratio,
         split_seed=config.split_seed,
         skip_difficult=config.skip_difficult,
+        shrink=Shrink(config.max_side, config.jpeg_quality) if config.max_side else None,
+        follow_links=config.follow_links,
+        strict=config.strict,
+        max_rejected=config.max_rejected,
+        workers=config.workers,
+        engine=config.engine,
     )
     manifest = convert(
         samples,
@@ -49,6 +57,7 @@ def main(arguments: list[str]) -> None:
         skip_difficult=config.skip_difficult,
         samples_per_shard=config.samples_per_shard,
         workers=config.workers,
+        engine=config.engine,
     )
     print_summary(Console(), manifest, config.output)
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from vocdist.voc.annotation import multi_hot
+from vocdist.voc.classes import VOC_CLASSES
 from vocdist.voc.counts import (
     class_count_table,
     class_image_counts,
@@ -58,11 +59,23 @@ def test_the_table_holds_every_number_per_split_and_in_all():
     assert ["cow", "0", "1", "1", "0", "1", "1"] in lines
     assert ["dog", "1,200", "0", "1,200", "1,200", "0", "1,200"] in lines
     assert ["all", "1,200", "2", "1,202", "3,600", "1", "3,601"] in lines
-    for heading in ("class", "train images", "val images", "total images", "total objects"):
-        assert heading in out.getvalue()
+    # A heading takes two lines: the split above, what is counted below.
+    assert ["train", "val", "total", "train", "val", "total"] in lines
+    assert ["class", *["images"] * 3, *["objects"] * 3] in lines
+
+
+def test_the_table_of_voc2012_fits_into_80_columns_uncut():
+    boxes_of_all = [np.array([[i, 1, 1, 5, 5] for i in range(20)] * 3, dtype=np.int32)]
+    splits = {name: count_split(boxes_of_all * 5_000, VOC_CLASSES) for name in ("train", "val")}
+    out = io.StringIO()
+    Console(file=out, width=80).print(class_count_table(splits))
+    for name in VOC_CLASSES:
+        assert f" {name} " in out.getvalue()
+    assert "…" not in out.getvalue()
+    assert " 300,000 " in out.getvalue()
 
 
 def test_a_table_of_one_split_and_of_none():
     table = class_count_table({"test": count_split([boxes(1)], NAMES)})
-    assert [c.header for c in table.columns][:3] == ["class", "test images", "total images"]
+    assert [c.header for c in table.columns][:3] == ["class", "test\nimages", "total\nimages"]
     assert class_count_table({}).row_count == 0

@@ -1,17 +1,23 @@
 """The conversion: samples -> plan -> shards -> manifest, each shard an independent unit of work."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from vocdist.atomic import remove_temporaries
+from vocdist.atomic import fsync, remove_temporaries
 from vocdist.errors import UserError
+from vocdist.shards.claim import claimed
+from vocdist.shards.engine import run_tasks
 from vocdist.shards.index import index_path
+from vocdist.shards.info import save_info
 from vocdist.shards.manifest import (
     MANIFEST_NAME,
+    ImageRule,
     Manifest,
     ShardRecord,
     SplitRecord,
@@ -20,9 +26,14 @@ from vocdist.shards.manifest import (
     save_manifest,
 )
 from vocdist.shards.plan import PlannedSample, ShardPlan, plan_hash, plan_shards
+from vocdist.shards.progress import PROGRESS_NAME, add_progress, read_progress, start_progress
+from vocdist.shards.rejections import save_rejections
 from vocdist.shards.samples import SplitSamples
 from vocdist.shards.write import write_shard
 from vocdist.voc.counts import count_split
+
+Plans = Mapping[str, Sequence[ShardPlan]]
+OUR_FILE = re.compile(r".+-\d{6}\.(tar|idx)")
 
 
 def convert(
@@ -35,39 +46,46 @@ def convert(
     skip_difficult: bool,
     samples_per_shard: int,
     workers: int = 1,
+    engine: str = "loky",
 ) -> Manifest:
     """Write the shards of a data set and publish them by their manifest.
 
-    The bytes depend on the samples and `samples_per_shard` alone, not on `workers`. When the
-    folder already holds exactly these shards, nothing is written.
+    The bytes depend on the samples and the settings alone, not on `workers`. Shards that an
+    earlier run of the same conversion left whole, by their hash, are not written again.
 
     Raises:
-        UserError: The folder holds something else, or writing failed; no file is left under a
-            final name that is not whole.
+        UserError: The folder holds something else or is being written, or writing failed; no file
+            is left under a final name that is not whole.
     """
-    plans = plan_shards(samples.splits, samples_per_shard)
+    plans = plan_shards(
+        samples.splits, samples_per_shard, images=samples.images, shrink=samples.shrink
+    )
     identity = plan_hash(plans)
-    if (output / MANIFEST_NAME).exists():
-        return _existing(output, identity)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        _refuse_foreign_files(output, plans)
-        remove_temporaries(output)
-        records = _write_all(plans, output, workers)
-        manifest = Manifest(
-            name=name,
-            classes=tuple(classes),
-            split_rule=split_rule,
-            skip_difficult=skip_difficult,
-            splits={
-                split: _split_record(samples.splits[split], records[split], classes)
-                for split in plans
-            },
-            left_out=samples.left_out_counts(),
-            unknown_objects=dict(sorted(samples.unknown_objects.items())),
-            plan_sha256=identity,
-        )
-        save_manifest(manifest, output)
+        with claimed(output) as claim:
+            done = _records_so_far(output, identity)
+            try:
+                records = _write_all(plans, output, claim, done, workers=workers, engine=engine)
+            finally:
+                remove_temporaries(output)
+            manifest = Manifest(
+                name=name,
+                classes=tuple(classes),
+                split_rule=split_rule,
+                skip_difficult=skip_difficult,
+                image_rule=_image_rule(samples),
+                splits={
+                    split: _split_record(samples.splits[split], members, records, classes)
+                    for split, members in plans.items()
+                },
+                left_out=samples.left_out_counts(),
+                boxes_left_out=samples.box_counts(),
+                boxes_clipped=samples.clipped,
+                unknown_objects=dict(samples.unknown_objects),
+                plan_sha256=identity,
+            )
+            _publish(manifest, samples, output)
     except OSError as error:
         raise UserError(
             f"{output}: cannot be written ({error.strerror or error}): free some space or choose "
@@ -76,58 +94,98 @@ def convert(
     return manifest
 
 
-def _existing(output: Path, identity: str) -> Manifest:
-    manifest = load_manifest(output)
-    if manifest.plan_sha256 != identity:
-        raise UserError(
-            f"{output}: holds shards of other data or other settings ('{manifest.name}'): choose "
-            f"another output, or delete that folder"
-        )
-    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
-        path = output / shard.name
-        if not path.is_file() or path.stat().st_size != shard.bytes:
-            raise UserError(f"{path}: missing or cut: delete {output} and convert again")
-    return manifest
+def _records_so_far(output: Path, identity: str) -> dict[str, ShardRecord]:
+    """What the manifest or an interrupted run states of shards that are there, by name."""
+    remove_temporaries(output)
+    if (output / MANIFEST_NAME).exists():
+        manifest = load_manifest(output)
+        if manifest.plan_sha256 != identity:
+            raise UserError(
+                f"{output}: holds shards of other data or other settings ('{manifest.name}'): "
+                f"choose another output, or delete that folder"
+            )
+        return {s.name: s for split in manifest.splits.values() for s in split.shards}
+    done = read_progress(output, identity)
+    if done is None:
+        _clear_unfinished(output)
+    start_progress(output, identity, done or {})
+    return done or {}
 
 
-def _refuse_foreign_files(output: Path, plans: Mapping[str, Sequence[ShardPlan]]) -> None:
-    """A folder without a manifest may hold what an interrupted run of this plan left, no more."""
-    ours = {plan.name for split in plans.values() for plan in split}
-    ours |= {index_path(Path(name)).name for name in ours}
-    foreign = sorted(
-        entry.name
-        for entry in output.iterdir()
-        if entry.name not in ours and not entry.name.startswith(".")
-    )
-    if foreign:
-        raise UserError(f"{output}: not empty (it holds {foreign[0]}): choose another output")
+def _clear_unfinished(output: Path) -> None:
+    """Remove what an interrupted run of another plan left; refuse files that are not ours."""
+    unfinished = (output / PROGRESS_NAME).exists()
+    for path in sorted(output.iterdir()):
+        if unfinished and OUR_FILE.fullmatch(path.name):
+            path.unlink()
+        elif not path.name.startswith("."):
+            raise UserError(f"{output}: not empty (it holds {path.name}): choose another output")
 
 
 def _write_all(
-    plans: Mapping[str, Sequence[ShardPlan]], output: Path, workers: int
-) -> dict[str, list[ShardRecord]]:
+    plans: Plans,
+    output: Path,
+    claim: str,
+    done: Mapping[str, ShardRecord],
+    *,
+    workers: int,
+    engine: str,
+) -> dict[str, ShardRecord]:
     flat = [plan for split in plans.values() for plan in split]
-    written: Iterable[ShardRecord] = Parallel(
-        n_jobs=min(workers, len(flat)), return_as="generator"
-    )(delayed(write_shard)(plan, output) for plan in flat)
+    tasks = [(plan, output, claim, done.get(plan.name)) for plan in flat]
+    results = run_tasks(write_shard, tasks, workers=min(workers, len(flat)), engine=engine)
+    published = (output / MANIFEST_NAME).exists()
     records = {}
     # disable=None: no bar where stderr is not a terminal.
-    with tqdm(total=sum(len(p.samples) for p in flat), unit="img", disable=None) as bar:
-        for record in written:
+    with tqdm(total=sum(len(p.samples) for p in flat), desc="write", unit="img", disable=None) as b:
+        for record, is_new in results:
+            if is_new and not published:
+                add_progress(output, record)
+            elif is_new and record != done.get(record.name):
+                raise UserError(
+                    f"{output / record.name}: was damaged, and made again it is not what the "
+                    f"manifest states (another version of Pillow?): delete {output} and convert "
+                    f"again"
+                )
             records[record.name] = record
-            bar.update(record.samples)
-    return {split: [records[plan.name] for plan in members] for split, members in plans.items()}
+            b.update(record.samples)
+    return records
+
+
+def _publish(manifest: Manifest, samples: SplitSamples, output: Path) -> None:
+    """Wait until all shards are on the disk, then make the folder a data set."""
+    names = [shard.name for split in manifest.splits.values() for shard in split.shards]
+    paths = [path for name in names for path in (output / name, index_path(output / name))]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fsync, paths))
+    save_rejections(samples.rejections, output)
+    save_info(manifest, output)
+    save_manifest(manifest, output)
+    (output / PROGRESS_NAME).unlink(missing_ok=True)
+
+
+def _image_rule(samples: SplitSamples) -> ImageRule:
+    if samples.shrink is None:
+        return ImageRule()
+    return ImageRule(max_side=samples.shrink.max_side, jpeg_quality=samples.shrink.quality)
 
 
 def _split_record(
-    samples: Sequence[PlannedSample], shards: Sequence[ShardRecord], classes: Sequence[str]
+    samples: Sequence[PlannedSample],
+    plans: Sequence[ShardPlan],
+    records: Mapping[str, ShardRecord],
+    classes: Sequence[str],
 ) -> SplitRecord:
-    boxes = (np.asarray(s.record["boxes"], dtype=np.int32).reshape(-1, 5) for s in samples)
-    counts = count_split(boxes, classes)
+    counts = count_split(_boxes(samples), classes)
     return SplitRecord(
         samples=counts.samples,
         objects=sum(counts.objects.values()),
         class_images=counts.images,
         class_objects=counts.objects,
-        shards=tuple(shards),
+        shards=tuple(records[plan.name] for plan in plans),
     )
+
+
+def _boxes(samples: Sequence[PlannedSample]) -> Iterator[np.ndarray]:
+    for sample in samples:
+        yield np.asarray(json.loads(sample.record)["boxes"], dtype=np.int32).reshape(-1, 5)

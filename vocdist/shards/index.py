@@ -5,6 +5,7 @@ First line `v1.2 N`; then a line per sample: `ext offset size name` for each of 
 """
 
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,19 +54,19 @@ def scan_tar(path: Path) -> list[IndexEntry]:
     return entries
 
 
-def write_index(entries: list[IndexEntry], path: Path) -> None:
-    """Write entries as a DALI index file."""
+def index_bytes(entries: Sequence[IndexEntry]) -> bytes:
+    """Entries as the content of a DALI index file."""
     lines = [f"{INDEX_VERSION} {len(entries)}"]
     lines += [
         f"jpg {e.jpg_offset} {e.jpg_size} {e.key}.jpg "
         f"json {e.json_offset} {e.json_size} {e.key}.json"
         for e in entries
     ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def read_index(path: Path) -> list[IndexEntry]:
-    """Read an index file written by `write_index`.
+    """Read an index file of the form of `index_bytes`.
 
     Raises:
         UserError: It is missing, of another version, or not of our form.
@@ -81,10 +82,9 @@ def read_index(path: Path) -> list[IndexEntry]:
 
 
 def _parse_line(line: str) -> IndexEntry:
-    # Keys may hold blanks, so the line is taken apart from the known words, not split on them.
-    head, _, tail = line.rpartition(" json ")
-    _, jpg_offset, jpg_size, jpg_name = head.split(" ", 3)
-    json_offset, json_size, _ = tail.split(" ", 2)
+    jpg, jpg_offset, jpg_size, jpg_name, json, json_offset, json_size, _ = line.split(" ")
+    if (jpg, json) != EXTENSIONS:
+        raise ValueError(f"'{jpg}' and '{json}' where {EXTENSIONS} are expected")
     return IndexEntry(
         key=jpg_name.removesuffix(".jpg"),
         jpg_offset=int(jpg_offset),

@@ -1,6 +1,7 @@
 """The manifest: what a shard folder holds, written last, so that its presence means 'complete'."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -47,12 +48,22 @@ class SplitRule(BaseModel):
     seed: int | None
 
 
+class ImageRule(BaseModel):
+    """How images were made smaller: long side in pixels and JPEG quality; null: they were not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_side: int | None = None
+    jpeg_quality: int | None = None
+
+
 class Manifest(BaseModel):
     """Everything a reader needs to know before it opens a shard.
 
-    `left_out` counts the files of the source that became no sample, by reason; `unknown_objects`
-    the boxes whose class is not in `classes`. `plan_sha256` identifies source content and settings,
-    so that a second conversion can tell that its work is done.
+    `left_out` counts the files of the source that became no sample, by reason; `boxes_left_out`
+    the boxes of the samples that were left out, `boxes_clipped` those cut to the image, and
+    `unknown_objects` those whose class is not in `classes`. `plan_sha256` identifies source
+    content and settings, so that a second conversion can tell that its work is done.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,8 +73,11 @@ class Manifest(BaseModel):
     classes: tuple[str, ...]
     split_rule: SplitRule
     skip_difficult: bool
+    image_rule: ImageRule = ImageRule()
     splits: dict[str, SplitRecord]
     left_out: dict[str, int]
+    boxes_left_out: dict[str, int] = {}
+    boxes_clipped: int = 0
     unknown_objects: dict[str, int]
     plan_sha256: str
 
@@ -83,21 +97,24 @@ def load_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(_no_shards(folder)) from None
     try:
-        manifest = Manifest.model_validate_json(text)
+        # Before all else: a newer format may differ in anything but this.
+        version = json.loads(content)["format_version"]
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format version {version} is newer than this vocdist's {FORMAT_VERSION}: "
+                f"update vocdist, or convert the data set again with this one"
+            )
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
         problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise UserError(f"{path}: not a vocdist manifest ({key}: {problem['msg']})") from None
-    if manifest.format_version > FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {manifest.format_version} is newer than this vocdist's "
-            f"{FORMAT_VERSION}: update vocdist, or convert the data set again with this one"
-        )
-    return manifest
+        what = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"{type(error).__name__}: {error}"
+    raise UserError(f"{path}: not a vocdist manifest ({what}): make the shards again")
 
 
 def manifest_hash(folder: Path) -> str:

@@ -7,57 +7,77 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vocdist.errors import UserError
+from vocdist.shards.shrink import Shrink
+
+# Fits the name field of a tar header (100 bytes) together with an extension.
+MAX_KEY_BYTES = 80
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedSample:
     """One image file and the record that is stored beside it.
 
-    `record` is the JSON member of the sample: `key`, `filename`, `width`, `height` (stored pixels),
-    `boxes` (N rows `[class_id, x, y, w, h]`, VOC's 1-based minima), `names`, `difficult`,
-    `truncated` (N each).
+    Kept small, as a plan holds all of them: about a kilobyte each.
+
+    Attributes:
+        key: Of the sample in its shard.
+        image_name: File name in the plan's `images` folder.
+        image_sha256: Of that file's content when it was inspected.
+        record: The JSON member, as stored: `key`, `filename`, `width`, `height` (stored pixels),
+            `boxes` (N rows `[class_id, x, y, w, h]`, VOC's 1-based minima), `names`, `difficult`,
+            `truncated` (N each).
     """
 
     key: str
-    image: Path
-    record: Mapping[str, Any]
+    image_name: str
+    image_sha256: bytes
+    record: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One tar file to write: its name and its samples, in order."""
+    """One tar file to write: its name and its samples, in order, read from the folder `images`.
+
+    With `shrink`, larger images are made smaller on the way; otherwise bytes pass through.
+    """
 
     name: str
+    images: Path
     samples: tuple[PlannedSample, ...]
+    shrink: Shrink | None = None
 
 
 def sample_key(stem: str) -> str:
-    """A file stem as a WebDataset key, where a dot would begin the extension."""
-    return stem.replace(".", "_")
+    """A file stem as a key that every reader of tar shards understands.
+
+    Dots would begin the extension, blanks end a name in DALI's index, slashes make folders, and
+    bytes that are not UTF-8 have no place in JSON: all become `_`. A long stem is cut and ends in
+    its hash. Two stems may get the same key: see `vocdist.shards.samples`.
+    """
+    key = "".join(c if c.isprintable() and c not in ". /\\" else "_" for c in stem)
+    if len(key.encode()) > MAX_KEY_BYTES:
+        digest = hashlib.sha256(stem.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        # "ignore" drops a character that the cut fell into.
+        head = key.encode()[: MAX_KEY_BYTES - 17].decode("utf-8", "ignore")
+        key = f"{head}_{digest}"
+    return key
 
 
 def plan_shards(
-    samples: Mapping[str, Sequence[PlannedSample]], samples_per_shard: int
+    samples: Mapping[str, Sequence[PlannedSample]],
+    samples_per_shard: int,
+    *,
+    images: Path,
+    shrink: Shrink | None = None,
 ) -> dict[str, list[ShardPlan]]:
-    """Cut each split, in its order, into shards `<split>-%06d.tar`: split -> plans.
-
-    Raises:
-        UserError: Two samples of the data set share a key.
-    """
-    seen: dict[str, Path] = {}
-    for sample in (sample for split in samples.values() for sample in split):
-        if sample.key in seen:
-            raise UserError(
-                f"{sample.image} and {seen[sample.key]} would share the key '{sample.key}' "
-                f"(dots in names become '_'): rename one of them"
-            )
-        seen[sample.key] = sample.image
+    """Cut each split, in its order, into shards `<split>-%06d.tar`: split -> plans."""
     return {
         split: [
             ShardPlan(
                 name=f"{split}-{start // samples_per_shard:06d}.tar",
+                images=images,
                 samples=tuple(members[start : start + samples_per_shard]),
+                shrink=shrink,
             )
             for start in range(0, len(members), samples_per_shard)
         ]
@@ -66,13 +86,12 @@ def plan_shards(
 
 
 def plan_hash(plans: Mapping[str, Sequence[ShardPlan]]) -> str:
-    """SHA-256 over shard names, records and image sizes on disk: same hash, same shards."""
+    """SHA-256 over shard names, records and image contents: same hash, same shards."""
     digest = hashlib.sha256()
     for plan in (plan for split in plans.values() for plan in split):
-        digest.update(plan.name.encode())
+        digest.update(f"{plan.name} {len(plan.samples)} {plan.shrink}\n".encode())
         for sample in plan.samples:
-            digest.update(record_bytes(sample.record))
-            digest.update(str(sample.image.stat().st_size).encode())
+            digest.update(sample.record + sample.image_sha256)
     return digest.hexdigest()
 
 

@@ -25,10 +25,14 @@ def print_summary(console: Console, manifest: Manifest, folder: Path) -> None:
             f"{len(split.shards)} shards, {size:,.1f} MB"
         )
     _print_counts(console, "left out (files)", manifest.left_out)
+    _print_counts(console, "left out (boxes)", manifest.boxes_left_out)
+    if manifest.boxes_clipped:
+        console.print(f"boxes cut to their image: {manifest.boxes_clipped:,}")
     _print_counts(console, "objects of unknown classes", manifest.unknown_objects)
     console.print(f"[bold]{folder}/manifest.json[/bold] is written: the shards are complete.")
 
 
 def _print_counts(console: Console, title: str, counts: dict[str, int]) -> None:
     listed = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
-    console.print(f"{title}: {listed or 'none'}")
+    # No markup: a class may well be called [person].
+    console.print(f"{title}: {listed or 'none'}", markup=False)

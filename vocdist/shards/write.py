@@ -1,71 +1,111 @@
 """Writing one shard: to a temporary name, read back and checked, then renamed."""
 
 import hashlib
+import json
+import os
 from pathlib import Path
 
-from webdataset import TarWriter
-
-from vocdist.atomic import replaced_when_done
+from vocdist.atomic import TEMPORARY_SUFFIX
 from vocdist.errors import UserError
-from vocdist.shards.index import IndexEntry, index_path, scan_tar, write_index
+from vocdist.shards.claim import check_claim
+from vocdist.shards.index import IndexEntry, index_bytes, index_path
 from vocdist.shards.manifest import ShardRecord
-from vocdist.shards.plan import ShardPlan, record_bytes
+from vocdist.shards.plan import PlannedSample, ShardPlan
+from vocdist.shards.progress import file_sha256, is_whole
+from vocdist.shards.shrink import shrink_jpeg
+from vocdist.shards.tar import member_header, padding, tar_end
 
 
-def write_shard(plan: ShardPlan, folder: Path) -> ShardRecord:
-    """Write a planned tar and its index into `folder`; the JPEG bytes pass through untouched.
+def write_shard(
+    plan: ShardPlan, folder: Path, claim: str, done: ShardRecord | None = None
+) -> tuple[ShardRecord, bool]:
+    """Make sure that `folder` holds a planned tar and its index: (its record, was it written).
 
-    The bytes depend on the plan alone: no clock, no user name, no worker. The tar appears under
-    its final name only after it was read back and its members compared with the plan.
+    The bytes depend on the plan alone: no clock, no user name, no worker. Both files get their
+    final names only after the tar was read back. They reach the disk later, before the manifest
+    does: until then a shard counts by its hash.
+
+    Args:
+        plan: What to write.
+        folder: Where to.
+        claim: Of the run that this is part of.
+        done: What an earlier run recorded of this shard; if it is still so, nothing is written.
 
     Raises:
-        UserError: An image vanished, or what was written is not what was planned.
+        UserError: An image vanished or changed, or what was read back is not what was written.
+        OSError: The disk is full, for example.
     """
+    if done and is_whole(folder, done):
+        return done, False
+    check_claim(folder, claim)
     final = folder / plan.name
-    with replaced_when_done(final) as temporary:
-        # mtime=0: webdataset's default stamps the time of writing into every member.
-        with temporary.open("wb") as stream, TarWriter(stream, mtime=0, encoder=False) as tar:
-            for sample in plan.samples:
-                tar.write(
-                    {
-                        "__key__": sample.key,
-                        "jpg": _image_bytes(sample.image),
-                        "json": record_bytes(sample.record),
-                    }
+    token = claim.rpartition(":")[2]
+    tar, index = (
+        path.with_name(f".{path.name}.{token}{TEMPORARY_SUFFIX}")
+        for path in (final, index_path(final))
+    )
+    try:
+        record = _write(plan, tar, index)
+        if file_sha256(tar) != record.sha256:
+            raise UserError(f"{final}: reading it back gave other bytes than written: run again")
+        check_claim(folder, claim)
+        os.replace(index, index_path(final))
+        os.replace(tar, final)
+    finally:
+        tar.unlink(missing_ok=True)
+        index.unlink(missing_ok=True)
+    return record, True
+
+
+def _write(plan: ShardPlan, tar: Path, index: Path) -> ShardRecord:
+    digest = hashlib.sha256()
+    entries: list[IndexEntry] = []
+    offset = objects = 0
+    with tar.open("wb") as stream:
+        for sample in plan.samples:
+            jpeg = _image_bytes(plan, sample)
+            jpg_header = member_header(f"{sample.key}.jpg", len(jpeg))
+            json_header = member_header(f"{sample.key}.json", len(sample.record))
+            front = b"".join([jpg_header, jpeg, padding(len(jpeg)), json_header])
+            block = b"".join([front, sample.record, padding(len(sample.record))])
+            entries.append(
+                IndexEntry(
+                    key=sample.key,
+                    jpg_offset=offset + len(jpg_header),
+                    jpg_size=len(jpeg),
+                    json_offset=offset + len(front),
+                    json_size=len(sample.record),
                 )
-        entries = scan_tar(temporary)
-        _check_against_plan(entries, plan, final)
-        digest = _sha256(temporary)
-        size = temporary.stat().st_size
-        # Before the tar: a tar under its final name always has its index.
-        with replaced_when_done(index_path(final)) as index:
-            write_index(entries, index)
+            )
+            stream.write(block)
+            digest.update(block)
+            offset += len(block)
+            objects += len(json.loads(sample.record)["boxes"])
+        end = tar_end(offset)
+        stream.write(end)
+        digest.update(end)
+    index.write_bytes(index_bytes(entries))
     return ShardRecord(
         name=plan.name,
         samples=len(plan.samples),
-        objects=sum(len(sample.record["boxes"]) for sample in plan.samples),
-        bytes=size,
-        sha256=digest,
+        objects=objects,
+        bytes=offset + len(end),
+        sha256=digest.hexdigest(),
     )
 
 
-def _image_bytes(path: Path) -> bytes:
+def _image_bytes(plan: ShardPlan, sample: PlannedSample) -> bytes:
+    path = plan.images / sample.image_name
     try:
-        return path.read_bytes()
+        encoded = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); nothing was lost") from None
-
-
-def _check_against_plan(entries: list[IndexEntry], plan: ShardPlan, final: Path) -> None:
-    expected = [
-        (sample.key, sample.image.stat().st_size, len(record_bytes(sample.record)))
-        for sample in plan.samples
-    ]
-    found = [(entry.key, entry.jpg_size, entry.json_size) for entry in entries]
-    if found != expected:
-        raise UserError(f"{final}: reading it back gave other members than planned; run again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        raise UserError(
+            f"{path}: cannot be read any more ({error.strerror}): put it back or take out its "
+            f"annotation, and run again"
+        ) from None
+    if hashlib.sha256(encoded).digest() != sample.image_sha256:
+        raise UserError(f"{path}: changed while the data set was converted: run again")
+    if plan.shrink is None:
+        return encoded
+    record = json.loads(sample.record)
+    return shrink_jpeg(encoded, (record["width"], record["height"]), plan.shrink.quality)

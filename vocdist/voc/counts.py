@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 Boxes = npt.NDArray[np.int32]  # (N, 5) rows [class_id, x, y, w, h] of one image
@@ -72,13 +73,14 @@ def class_count_table(splits: Mapping[str, SplitCounts]) -> Table:
     image with two classes stands in two rows.
     """
     parts = list(splits.values())
-    table = Table(title="Images and objects per class", show_footer=True)
-    table.add_column("class", footer="all")
+    # Two-line headings and narrow gaps, so that two splits fit into 80 columns.
+    table = Table(title="Images and objects per class", show_footer=True, box=SIMPLE_HEAD)
+    table.add_column("class", footer="all", no_wrap=True)
     sample_cells = _with_total([part.samples for part in parts])
     object_cells = _with_total([sum(part.objects.values()) for part in parts])
     for kind, footers in (("images", sample_cells), ("objects", object_cells)):
         for name, footer in zip([*splits, "total"], footers, strict=True):
-            table.add_column(f"{name} {kind}", footer=footer, justify="right")
+            table.add_column(f"{name}\n{kind}", footer=footer, justify="right")
     for name in parts[0].images if parts else ():
         table.add_row(
             name,

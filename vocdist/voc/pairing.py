@@ -23,6 +23,15 @@ class VocSample:
 
 
 @dataclass(frozen=True, slots=True)
+class FilePair:
+    """The names of an annotation in `Annotations` and the image in `JPEGImages` that it is of."""
+
+    stem: str
+    image_name: str
+    annotation_name: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeftOut:
     """One file that is not part of the data set: `reason` is a slug, `detail` says it in words."""
 
@@ -47,68 +56,112 @@ def pair_samples(root: Path) -> Pairing:
     """Read every annotation of a VOC root and pair it with the JPEG of the same stem.
 
     A sample is eligible when its XML can be read and holds at least one `<object>`, of whatever
-    class. Every other entry of `Annotations` is left out with a reason, and so is every entry of
-    `JPEGImages` that no annotation claims: those of `AnnotationError`, and `no_image`,
-    `no_objects`, `no_annotation`, `duplicate_annotation`, `duplicate_image`, `hidden_file`,
-    `not_xml`, `not_jpeg`, `not_a_file`. Images are not opened here.
+    class. All other files are left out, with the reasons of `match_files`, those of
+    `AnnotationError`, and `no_objects`. Images are not opened here.
 
     Raises:
         UserError: `root` lacks `Annotations` or `JPEGImages`.
     """
-    xmls, left_out = _files_by_stem(root / "Annotations", XML_SUFFIXES, "not_xml")
-    images, left_out_images = _files_by_stem(root / "JPEGImages", JPEG_SUFFIXES, "not_jpeg")
-    left_out += left_out_images
+    pairs, left_out = match_files(root)
     samples: list[VocSample] = []
-    for stem in sorted(xmls):
+    for pair in pairs:
+        xml = root / "Annotations" / pair.annotation_name
         try:
-            samples.append(_pair(stem, xmls[stem], images.get(stem, [])))
+            annotation = eligible_annotation(xml)
         except AnnotationError as error:
             left_out.append(LeftOut(error.path, error.reason, error.detail))
-    left_out += [
-        LeftOut(image, "no_annotation", f"no {stem}.xml in Annotations")
-        for stem in images.keys() - xmls.keys()
-        for image in images[stem]
-    ]
+        else:
+            image = root / "JPEGImages" / pair.image_name
+            samples.append(VocSample(pair.stem, image, xml, annotation))
     return Pairing(tuple(samples), tuple(sorted(left_out, key=lambda item: item.path)))
 
 
+def match_files(root: Path, *, follow_links: bool = True) -> tuple[list[FilePair], list[LeftOut]]:
+    """Pair the files of a VOC root by their names alone: (pairs by stem, all other entries).
+
+    Every entry of `Annotations` without an image is left out with a reason, and so is every entry
+    of `JPEGImages` that no annotation claims: `no_image`, `no_annotation`, `duplicate_annotation`,
+    `duplicate_image`, `hidden_file`, `not_xml`, `not_jpeg`, `not_a_file`, and, unless links are
+    followed, `link_out_of_tree`. No file is opened.
+
+    Raises:
+        UserError: `root` lacks `Annotations` or `JPEGImages`.
+    """
+    xmls, left_out = _files_by_stem(root, "Annotations", XML_SUFFIXES, "not_xml", follow_links)
+    images, others = _files_by_stem(root, "JPEGImages", JPEG_SUFFIXES, "not_jpeg", follow_links)
+    left_out += others
+    pairs: list[FilePair] = []
+    for stem in sorted(xmls):
+        try:
+            pairs.append(_pair(root, stem, xmls[stem], images.get(stem, [])))
+        except AnnotationError as error:
+            left_out.append(LeftOut(error.path, error.reason, error.detail))
+    left_out += [
+        LeftOut(root / "JPEGImages" / name, "no_annotation", f"no {stem}.xml in Annotations")
+        for stem in images.keys() - xmls.keys()
+        for name in images[stem]
+    ]
+    return pairs, left_out
+
+
+def eligible_annotation(xml: Path) -> Annotation:
+    """Parse an annotation that must hold an object.
+
+    Raises:
+        AnnotationError: As `parse_annotation`, or `no_objects`.
+    """
+    annotation = parse_annotation(xml)
+    if not annotation.objects:
+        raise AnnotationError(xml, "no_objects", "holds no <object>")
+    return annotation
+
+
 def _files_by_stem(
-    folder: Path, suffixes: frozenset[str], other_kind: str
-) -> tuple[dict[str, list[Path]], list[LeftOut]]:
+    root: Path, name: str, suffixes: frozenset[str], other_kind: str, follow_links: bool
+) -> tuple[dict[str, list[str]], list[LeftOut]]:
     """List a folder once: asking the file system for each stem costs more than the parsing."""
-    found: dict[str, list[Path]] = defaultdict(list)
+    folder = root / name
+    found: dict[str, list[str]] = defaultdict(list)
     left_out: list[LeftOut] = []
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is missing: pass a VOC root as source") from error
+    # The folder itself may be a link: who made it meant its inside.
+    trees = (root.resolve(), folder.resolve())
+    wanted = ", ".join(sorted(suffixes))
     for entry in entries:
-        path = folder / entry.name
         stem, suffix = os.path.splitext(entry.name)
         if entry.name.startswith("."):
             # .DS_Store, and the ._name.jpg that macOS packs beside each name.jpg.
-            left_out.append(LeftOut(path, "hidden_file", "the name starts with a dot"))
+            problem = ("hidden_file", "the name starts with a dot")
         elif suffix.lower() not in suffixes:
-            wanted = ", ".join(sorted(suffixes))
-            left_out.append(LeftOut(path, other_kind, f"the name does not end in {wanted}"))
+            problem = (other_kind, f"the name does not end in {wanted}")
         elif not entry.is_file():
-            left_out.append(LeftOut(path, "not_a_file", "a folder or a broken link"))
+            problem = ("not_a_file", "a folder, a device or a broken link")
+        elif (
+            not follow_links and entry.is_symlink() and not _leads_into(folder / entry.name, trees)
+        ):
+            problem = ("link_out_of_tree", "a link to a file outside: follow_links=true takes it")
         else:
-            found[stem].append(path)
+            found[stem].append(entry.name)
+            continue
+        left_out.append(LeftOut(folder / entry.name, *problem))
     return found, left_out
 
 
-def _pair(stem: str, xmls: list[Path], images: list[Path]) -> VocSample:
-    xml = xmls[0]
+def _leads_into(link: Path, trees: tuple[Path, ...]) -> bool:
+    return any(link.resolve().is_relative_to(tree) for tree in trees)
+
+
+def _pair(root: Path, stem: str, xmls: list[str], images: list[str]) -> FilePair:
+    xml = root / "Annotations" / xmls[0]
     # Two files may claim one stem by a different suffix; to choose would be to guess.
     if len(xmls) > 1:
-        raise AnnotationError(xml, "duplicate_annotation", f"{xmls[1].name} has the same stem")
+        raise AnnotationError(xml, "duplicate_annotation", f"{xmls[1]} has the same stem")
     if not images:
         raise AnnotationError(xml, "no_image", f"no {stem}.jpg or {stem}.jpeg in JPEGImages")
     if len(images) > 1:
-        names = " and ".join(image.name for image in images)
+        names = " and ".join(images)
         raise AnnotationError(xml, "duplicate_image", f"several images have this stem: {names}")
-    annotation = parse_annotation(xml)
-    if not annotation.objects:
-        raise AnnotationError(xml, "no_objects", "holds no <object>")
-    return VocSample(stem, images[0], xml, annotation)
+    return FilePair(stem, images[0], xmls[0])

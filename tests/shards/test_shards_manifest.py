@@ -1,0 +1,136 @@
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from vocdist.errors import UserError
+from vocdist.shards.manifest import Manifest, load_manifest, manifest_hash, save_manifest
+from vocdist.shards.summary import print_summary
+
+
+def test_its_counts_are_the_xmls(small_root, small_shards):
+    manifest = load_manifest(small_shards)
+    objects, images = Counter(), Counter()
+    for path in (small_root / "Annotations").iterdir():
+        names = [item.findtext("name") for item in ET.parse(path).getroot().iter("object")]
+        objects.update(names)
+        images.update(set(names))
+    for kind, expected in (("class_objects", objects), ("class_images", images)):
+        found = sum((Counter(getattr(s, kind)) for s in manifest.splits.values()), Counter())
+        assert found == expected
+    assert {name: split.samples for name, split in manifest.splits.items()} == {
+        "train": 18,
+        "val": 5,
+    }
+    for split in manifest.splits.values():
+        assert sum(shard.samples for shard in split.shards) == split.samples
+        assert sum(shard.objects for shard in split.shards) == split.objects
+        assert sum(split.class_objects.values()) == split.objects
+        for shard in split.shards:
+            assert shard.bytes == os.path.getsize(small_shards / shard.name)
+
+
+def test_the_hashes_are_what_sha256sum_says(small_shards):
+    for split in load_manifest(small_shards).splits.values():
+        for shard in split.shards:
+            said = subprocess.run(
+                ["sha256sum", small_shards / shard.name], capture_output=True, text=True, check=True
+            )
+            assert said.stdout.split()[0] == shard.sha256
+
+
+def test_what_is_saved_loads_equal_and_the_hash_is_the_files(small_shards, tmp_path):
+    manifest = load_manifest(small_shards)
+    save_manifest(manifest, tmp_path)
+    assert load_manifest(tmp_path) == manifest
+    assert manifest_hash(tmp_path) == manifest_hash(small_shards)
+    save_manifest(manifest.model_copy(update={"name": "other"}), tmp_path)
+    assert manifest_hash(tmp_path) != manifest_hash(small_shards)
+
+
+def test_timms_info_states_the_same_shards(small_shards):
+    info = json.loads((small_shards / "_info.json").read_text())
+    for name, split in load_manifest(small_shards).splits.items():
+        stated = info["splits"][name]
+        assert stated["name"] == name
+        assert stated["num_samples"] == split.samples
+        assert dict(zip(stated["filenames"], stated["shard_lengths"], strict=True)) == {
+            shard.name: shard.samples for shard in split.shards
+        }
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format_version": 2}, "newer than this vocdist's 1: update vocdist"),
+        ({"format_version": 2, "splits": "elsewhere"}, "newer than this vocdist's 1"),
+        ({"splits": None}, "not a vocdist manifest .*splits"),
+        ({"surprise": 1}, "not a vocdist manifest .*surprise"),
+    ],
+)
+def test_a_manifest_that_is_not_ours_is_refused(small_shards, tmp_path, change, words):
+    values = json.loads((small_shards / "manifest.json").read_text()) | change
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=words):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", "\udce9"])
+def test_a_manifest_that_is_no_json_object_is_refused(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError, match="not a vocdist manifest"):
+        load_manifest(tmp_path)
+
+
+def test_without_a_manifest_the_message_says_how_to_make_shards(tmp_path):
+    with pytest.raises(UserError, match=r"make_shards\.py source=kaggle:"):
+        load_manifest(tmp_path)
+
+
+def test_the_summary_says_all_there_is_to_know(small_shards):
+    manifest: Manifest = load_manifest(small_shards).model_copy(
+        update={
+            "left_out": {"no_image": 1_200, "broken_image": 3},
+            "boxes_left_out": {"empty_box": 2},
+            "boxes_clipped": 7,
+            "unknown_objects": {"[unicorn]": 4},
+        }
+    )
+    out = io.StringIO()
+    print_summary(Console(file=out, width=80), manifest, small_shards)
+    text = out.getvalue()
+    for words in (
+        "train: 18 images",
+        "in 4 shards",
+        "left out (files): no_image 1,200, broken_image 3",
+        "left out (boxes): empty_box 2",
+        "boxes cut to their image: 7",
+        "objects of unknown classes: [unicorn] 4",
+        "manifest.json is written",
+    ):
+        assert words in " ".join(text.split())
+
+
+def test_the_command_prints_the_table_and_reads_its_config(small_root, tmp_path, small_shards):
+    done = subprocess.run(
+        [
+            *(sys.executable, "scripts/make_shards.py", "configs/demo/shards.yaml"),
+            *(f"source={small_root}", f"output={tmp_path / 'out'}"),
+            *("name=test", "samples_per_shard=5", "workers=2"),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "diningtable" in done.stdout
+    assert manifest_hash(tmp_path / "out") == manifest_hash(small_shards)
+    assert max(map(len, done.stdout.splitlines())) <= 80 or "out" in done.stdout
+    shutil.rmtree(tmp_path / "out")

@@ -1,0 +1,49 @@
+"""Running independent units of work on whatever joblib can reach."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import closing
+from typing import Any, TypeVar
+
+from joblib import Parallel, delayed
+
+from vocdist.errors import UserError
+
+Result = TypeVar("Result")
+
+
+def run_tasks(
+    function: Callable[..., Result],
+    tasks: Iterable[tuple[Any, ...]],
+    *,
+    workers: int,
+    engine: str = "loky",
+) -> Iterator[Result]:
+    """Call `function(*task)` for each task in worker processes; results come in order.
+
+    Args:
+        function: Importable by its name, as workers import it anew.
+        tasks: Positional arguments of each call.
+        workers: Processes; with 1 all is done in this one.
+        engine: The name of a joblib backend.
+
+    Raises:
+        UserError: A worker process died; what `function` raises is raised as it is.
+    """
+    parallel = Parallel(
+        n_jobs=workers,
+        backend=engine,
+        return_as="generator",
+        # Results are small and tasks are not: one at a time keeps the order of the work plain.
+        batch_size=1,
+        pre_dispatch="2*n_jobs",
+        max_nbytes=None,
+    )
+    try:
+        with closing(parallel(delayed(function)(*task) for task in tasks)) as results:
+            yield from results
+    except BrokenExecutor as error:
+        raise UserError(
+            "a worker process was killed, most likely for want of memory: run the same command "
+            f"again, with fewer workers if it comes back ({type(error).__name__})"
+        ) from None

@@ -1,0 +1,177 @@
+"""Looking at an image and its annotation: a planned sample, or the reasons why there is none.
+
+Done in parallel before anything is planned, so that the plan stays a pure function of what is
+usable.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vocdist.errors import UserError
+from vocdist.shards.jpeg import BadImage, checked_size
+from vocdist.shards.plan import PlannedSample, record_bytes, sample_key
+from vocdist.shards.rejections import Rejection, shown_path
+from vocdist.shards.shrink import Shrink, shrink_rows, shrunk_size
+from vocdist.voc.annotation import (
+    Annotation,
+    AnnotationError,
+    VocObject,
+    box_rows,
+    unknown_names,
+)
+from vocdist.voc.pairing import FilePair, eligible_annotation
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Where the files are and what is wanted of them."""
+
+    root: Path
+    class_ids: Mapping[str, int]
+    skip_difficult: bool
+    shrink: Shrink | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """One pair of files: its sample, or None with a rejection that says why.
+
+    `difficult` counts the boxes that `skip_difficult` left out, `unknown` those of other classes.
+    """
+
+    stem: str
+    sample: PlannedSample | None
+    rejections: tuple[Rejection, ...]
+    unknown: Counter[str]
+    difficult: int
+
+
+def inspect_pairs(pairs: Sequence[FilePair], inspection: Inspection) -> list[Inspected]:
+    """Inspect each pair; a unit of work for a worker process."""
+    return [_inspect(pair, inspection) for pair in pairs]
+
+
+def _inspect(pair: FilePair, inspection: Inspection) -> Inspected:
+    root = inspection.root
+    xml = root / "Annotations" / pair.annotation_name
+    image = root / "JPEGImages" / pair.image_name
+    try:
+        annotation = eligible_annotation(xml)
+        encoded = _read(image)
+        size = checked_size(encoded)
+        _check_size(annotation, size)
+    except AnnotationError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UserError(f"{xml}: vanished while the data set was read: run again") from None
+        return _rejected(pair, Rejection(shown_path(xml, root), "file", error.reason, error.detail))
+    except BadImage as bad:
+        return _rejected(pair, Rejection(shown_path(image, root), "file", bad.reason, bad.detail))
+    known = [item for item in annotation.objects if item.name in inspection.class_ids]
+    wanted = [item for item in known if not (inspection.skip_difficult and item.difficult)]
+    objects, notes = usable_objects(wanted, size, shown_path(xml, root))
+    if wanted and not objects:
+        # As an image of nothing it would teach that there is nothing.
+        detail = f"no box is left: {notes[0].detail}"
+        whole = Rejection(shown_path(xml, root), "file", "no_usable_box", detail)
+        return _rejected(pair, whole, *notes)
+    return Inspected(
+        stem=pair.stem,
+        sample=_plan_sample(pair, encoded, size, objects, inspection),
+        rejections=tuple(notes),
+        unknown=unknown_names(annotation.objects, inspection.class_ids),
+        difficult=len(known) - len(wanted),
+    )
+
+
+def usable_objects(
+    objects: Sequence[VocObject], size: tuple[int, int], file: str
+) -> tuple[list[VocObject], list[Rejection]]:
+    """Leave out boxes that make no sense and clip those that reach out of the image.
+
+    A box is inside when 0 <= xmin < xmax <= width, and likewise in y: minima are 1-based in VOC
+    and 0-based in what many tools export, and both are left as they stand.
+
+    Args:
+        objects: In the order of the XML.
+        size: (width, height) of the stored image.
+        file: Named in the rejections.
+    """
+    usable, notes = [], []
+    for item in objects:
+        box = f"{item.name} ({item.xmin}, {item.ymin})-({item.xmax}, {item.ymax})"
+        if item.xmin >= item.xmax or item.ymin >= item.ymax:
+            notes.append(Rejection(file, "box", "empty_box", f"{box} has no area"))
+            continue
+        clipped = replace(
+            item,
+            xmin=max(item.xmin, 0),
+            ymin=max(item.ymin, 0),
+            xmax=min(item.xmax, size[0]),
+            ymax=min(item.ymax, size[1]),
+        )
+        of_image = f"the image of {size[0]} x {size[1]} pixels"
+        if clipped.xmin >= clipped.xmax or clipped.ymin >= clipped.ymax:
+            notes.append(Rejection(file, "box", "box_outside_image", f"{box} is not in {of_image}"))
+            continue
+        if clipped != item:
+            detail = f"{box} reaches out of {of_image}"
+            notes.append(Rejection(file, "clipped_box", "box_beyond_edge", detail))
+        usable.append(clipped)
+    return usable, notes
+
+
+def _read(image: Path) -> bytes:
+    try:
+        return image.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{image}: vanished while the data set was read: run again") from None
+    except OSError as error:
+        raise BadImage("unreadable_image", f"cannot be read: {error.strerror or error}") from None
+
+
+def _check_size(annotation: Annotation, size: tuple[int, int]) -> None:
+    """An XML that states another size was drawn on another version of the picture."""
+    stated = (annotation.width, annotation.height)
+    if 0 not in stated and stated != size:
+        raise BadImage(
+            "size_mismatch",
+            f"{size[0]} x {size[1]} pixels are stored, but its XML is for {stated[0]} x "
+            f"{stated[1]}: boxes would be misplaced",
+        )
+
+
+def _plan_sample(
+    pair: FilePair,
+    encoded: bytes,
+    size: tuple[int, int],
+    objects: Sequence[VocObject],
+    inspection: Inspection,
+) -> PlannedSample:
+    rows: list[list[int]] = box_rows(objects, inspection.class_ids).tolist()
+    if inspection.shrink:
+        stored = shrunk_size(*size, inspection.shrink.max_side)
+        rows, size = shrink_rows(rows, size, stored), stored
+    key = sample_key(pair.stem)
+    record = {
+        "key": key,
+        "filename": shown_path(Path(pair.image_name), Path()),
+        "width": size[0],
+        "height": size[1],
+        "boxes": rows,
+        "names": [item.name for item in objects],
+        "difficult": [int(item.difficult) for item in objects],
+        "truncated": [int(item.truncated) for item in objects],
+    }
+    return PlannedSample(
+        key=key,
+        image_name=pair.image_name,
+        image_sha256=hashlib.sha256(encoded).digest(),
+        record=record_bytes(record),
+    )
+
+
+def _rejected(pair: FilePair, *rejections: Rejection) -> Inspected:
+    return Inspected(pair.stem, None, rejections, Counter(), 0)

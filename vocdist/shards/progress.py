@@ -1,0 +1,73 @@
+"""The record of an unfinished conversion: which shards were written, and their hashes.
+
+A line per shard in `.progress.jsonl`, written by the main process alone and removed once there is
+a manifest. A shard is listed after it has its final name, so one that is not listed is made again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from vocdist.atomic import replaced_when_done
+from vocdist.shards.index import index_bytes, index_path, scan_tar
+from vocdist.shards.manifest import ShardRecord
+
+PROGRESS_NAME = ".progress.jsonl"
+
+
+def read_progress(folder: Path, plan_sha256: str) -> dict[str, ShardRecord] | None:
+    """Shards that an interrupted run of this very plan finished, by name.
+
+    None when there was no run, or one of another plan.
+    """
+    try:
+        first, *lines = (folder / PROGRESS_NAME).read_bytes().splitlines()
+        if json.loads(first) != {"plan_sha256": plan_sha256}:
+            return None
+    except (FileNotFoundError, ValueError):
+        return None
+    records = {}
+    for line in lines:
+        try:
+            record = ShardRecord.model_validate_json(line)
+        except ValidationError:
+            break  # the line that was being written when the run was killed
+        records[record.name] = record
+    return records
+
+
+def start_progress(folder: Path, plan_sha256: str, records: Mapping[str, ShardRecord]) -> None:
+    """Begin the file anew, with the shards that are known to be whole."""
+    lines = [json.dumps({"plan_sha256": plan_sha256})]
+    lines += [record.model_dump_json() for record in records.values()]
+    with replaced_when_done(folder / PROGRESS_NAME) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def add_progress(folder: Path, record: ShardRecord) -> None:
+    """Note a shard that has its final name."""
+    with (folder / PROGRESS_NAME).open("ab") as stream:
+        stream.write(record.model_dump_json().encode() + b"\n")
+
+
+def is_whole(folder: Path, record: ShardRecord) -> bool:
+    """Whether the shard is on disk byte for byte as recorded, and its index is that of the tar."""
+    shard = folder / record.name
+    try:
+        return (
+            os.path.getsize(shard) == record.bytes
+            and file_sha256(shard) == record.sha256
+            and index_path(shard).read_bytes() == index_bytes(scan_tar(shard))
+        )
+    except FileNotFoundError:
+        return False
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
