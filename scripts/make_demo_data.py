@@ -1,7 +1,7 @@
 """Draw the demo data set: a VOC folder of simple pictures, for trying everything out.
 
   python scripts/make_demo_data.py
-  python scripts/make_demo_data.py data/demo images=1000 seed=0
+  python scripts/make_demo_data.py data/demo images=1200 seed=0
 
 Usage: make_demo_data.py [FOLDER] [images=N] [seed=N]; the folder is data/demo by default. A folder
 that already holds this very data set is left as it is.
@@ -16,7 +16,7 @@ from vocdist.command import run_command, split_arguments
 from vocdist.errors import UserError
 from vocdist.voc.demo import write_demo_dataset
 
-DEFAULTS = {"images": 1000, "seed": 0}
+DEFAULTS = {"images": 1200, "seed": 0}
 
 
 def main(arguments: list[str]) -> None:

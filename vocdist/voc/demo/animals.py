@@ -90,7 +90,7 @@ def _horse(pen: Pen) -> None:
 
 def _person(pen: Pen) -> None:
     skin = (pen.choose(22, 24, 26), pen.choose(0.32, 0.45, 0.62), pen.choose(0.98, 0.85, 0.55))
-    shirt = (pen.choose(0, 50, 110, 190, 275), 0.6, 0.9)
+    shirt = (pen.choose(0, 50, 110, 200, 300), 0.45, 0.9)
     pen.line((9, 36, 5, 60), 8, skin)
     pen.line((37, 36, 43, 58), 8, skin)
     pen.box((10, 54, 22, 96), (222, 0.65, 0.5), radius=3)

@@ -15,7 +15,7 @@ from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
 from vocdist.voc.demo.scene import DemoObject, DemoScene, compose_scene
 
-GENERATOR_VERSION = 2  # raise it whenever the same seed draws other pictures
+GENERATOR_VERSION = 3  # raise it whenever the same seed draws other pictures
 
 _JPEG_QUALITY = 90
 _RECIPE_FILE = "demo.json"

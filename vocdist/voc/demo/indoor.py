@@ -7,9 +7,9 @@ from vocdist.voc.demo.pen import Pen, Shape
 
 
 def _bottle(pen: Pen) -> None:
-    green = (150, 0.75, 0.52)
-    pen.box((12, 4, 24, 40), green, radius=3)
-    pen.box((2, 32, 34, 99), green, radius=9)
+    glass = (192, 0.75, 0.88)
+    pen.box((12, 4, 24, 40), glass, radius=3)
+    pen.box((2, 32, 34, 99), glass, radius=9)
     pen.box((11, 0, 25, 11), YELLOW, radius=2)
     pen.box((2, 52, 34, 80), WHITE)
     pen.oval(18, 66, 8, 9, RED)
@@ -52,7 +52,7 @@ def _pottedplant(pen: Pen) -> None:
 
 
 def _sofa(pen: Pen) -> None:
-    cloth, light = (322, 0.62, 0.66), (322, 0.5, 0.85)
+    cloth, light = (276, 0.6, 0.66), (276, 0.45, 0.88)
     for x in (20, 152):
         pen.box((x, 88, x + 10, 99), WOOD)
     pen.box((18, 8, 164, 76), cloth, radius=14)

@@ -13,7 +13,7 @@ _OVERSAMPLING = 2  # drawn this much larger, then averaged down: smooth edges
 _MARGIN = 3  # units around the sheet, so that outlines are not cut
 _INK = (34, 30, 40)
 _INK_WIDTH = 1.9  # units
-_HUE_JITTER = 9.0  # degrees, one draw an object
+_HUE_JITTER = 6.0  # degrees, one draw an object
 _LIGHT_JITTER = (0.82, 1.06)
 
 

@@ -22,20 +22,21 @@ from vocdist.voc.demo.vehicles import VEHICLES
 SHAPES = MappingProxyType({**ANIMALS, **INDOOR, **VEHICLES})
 SIZES_WH = ((256, 208), (256, 208), (256, 192), (208, 256), (192, 256))
 
-_OBJECT_COUNT_ODDS = (0.18, 0.3, 0.27, 0.17, 0.08)  # for 1, 2, … 5 objects
-_IN_SETTING = 0.7  # chance that a further object suits the setting; else it is any class
+_OBJECT_COUNT_ODDS = (0.22, 0.33, 0.25, 0.13, 0.07)  # for 1, 2, … 5 objects
+_IN_SETTING = 0.8  # chance that a further object suits the setting; else it is any class
 _PERSON_ODDS = 4.0  # people weigh as much as this many other classes, as in VOC
-_RELATIVE_SIZE = (0.3, 0.8)  # sqrt(width * height) of an object / the picture's short side
+_RELATIVE_SIZE = (0.32, 0.8)  # sqrt(width * height) of an object / the picture's short side
 _MAX_TILT = 9.0  # degrees
 _TRIES = 12  # places tried for an object before it is left out
-_MIN_VISIBLE = 0.35  # an object never loses more than the rest of its pixels
+_MIN_VISIBLE = 0.45  # an object never loses more than the rest of its pixels
 _FLYING = ("aeroplane", "bird")
 _FLYING_BOTTOMS = (0.3, 0.75)  # lower end of an object / the picture's height
+_SIDEWAYS_SPREAD = 0.22  # of an object's middle around the picture's / its width
 _STANDING_BOTTOMS = (0.55, 1.1)
 _TRUNCATED_SHARE = 0.15  # of the object's pixels, outside its box
 _OCCLUDED_SHARE = 0.05  # of the object's pixels in its box, covered
-_NOISE = 4.0  # standard deviation, levels of 255
-_DIFFICULT_SHARE = 0.45  # of the object's pixels, all that can be seen
+_NOISE = 3.0  # standard deviation, levels of 255
+_DIFFICULT_SHARE = 0.55  # of the object's pixels, all that can be seen
 _DIFFICULT_SIDE = 20  # pixels, the box's shorter side
 _FRONTAL = ("bottle", "cat", "chair", "diningtable", "dog", "person", "pottedplant", "sofa")
 
@@ -128,7 +129,7 @@ def _find_spot(
     bottoms = _FLYING_BOTTOMS if sprite.name in _FLYING else _STANDING_BOTTOMS
     areas = [_area(item.sprite.mask) for item in placed] + [_area(sprite.mask)]
     for _ in range(_TRIES):
-        left = round(rng.uniform(0.08, 0.92) * owner.width - sprite.mask.width / 2)
+        left = round(rng.normal(0.5, _SIDEWAYS_SPREAD) * owner.width - sprite.mask.width / 2)
         top = round(rng.uniform(*bottoms) * owner.height - sprite.mask.height)
         trial = owner.copy()
         trial.paste(len(areas), (left, top), sprite.mask)

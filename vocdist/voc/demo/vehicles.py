@@ -19,14 +19,14 @@ def _aeroplane(pen: Pen) -> None:
 
 
 def _bicycle(pen: Pen) -> None:
-    teal = (172, 0.85, 0.75)
+    pink = (335, 0.8, 1.0)
     for x in (34, 126):
         pen.ring(x, 66, 31, 7, TYRE)
         for dx, dy in ((26, 0), (0, 26), (18, 18), (18, -18)):
             pen.thread((x - dx, 66 - dy, x + dx, 66 + dy), STEEL)
-    pen.line((34, 66, 54, 28, 112, 28, 72, 68, 34, 66), 7, teal)
-    pen.line((50, 18, 72, 68), 7, teal)
-    pen.line((106, 8, 126, 66), 7, teal)
+    pen.line((34, 66, 54, 28, 112, 28, 72, 68, 34, 66), 7, pink)
+    pen.line((50, 18, 72, 68), 7, pink)
+    pen.line((106, 8, 126, 66), 7, pink)
     pen.line((104, 8, 120, 4, 126, 12), 5, BLACK)
     pen.line((38, 16, 62, 16), 7, BLACK)
     pen.oval(72, 68, 7, 7, STEEL)
@@ -34,8 +34,8 @@ def _bicycle(pen: Pen) -> None:
 
 def _boat(pen: Pen) -> None:
     pen.line((58, 4, 58, 72), 4, WOOD)
-    pen.poly((62, 8, 62, 66, 110, 66), (54, 0.75, 1.0))
-    pen.poly((54, 14, 54, 66, 14, 66), (50, 0.55, 1.0))
+    pen.poly((62, 8, 62, 66, 110, 66), (176, 0.8, 0.85))
+    pen.poly((54, 14, 54, 66, 14, 66), (176, 0.55, 0.95))
     pen.poly((58, 2, 58, 14, 38, 8), RED)
     pen.poly((0, 72, 124, 72, 100, 99, 22, 99), (20, 0.7, 0.52))
     pen.poly((0, 72, 124, 72, 118, 79, 6, 79), WHITE)
@@ -54,7 +54,7 @@ def _bus(pen: Pen) -> None:
 
 
 def _car(pen: Pen) -> None:
-    paint = (pen.choose(50, 62, 195), 0.85, 0.95)
+    paint = (pen.choose(48, 58), 0.85, 0.97)
     pen.poly((34, 48, 58, 14, 122, 14, 152, 48), paint)
     pen.poly((46, 46, 63, 21, 88, 21, 88, 46), GLASS)
     pen.poly((94, 46, 94, 21, 118, 21, 140, 46), GLASS)
@@ -67,7 +67,7 @@ def _car(pen: Pen) -> None:
 
 
 def _motorbike(pen: Pen) -> None:
-    paint = (pen.choose(278, 300), 0.7, 0.78)
+    paint = (pen.choose(0, 15), 0.85, 0.9)
     for x in (30, 130):
         pen.wheel(x, 70, 28, STEEL)
     pen.line((112, 18, 130, 70), 6, STEEL)
