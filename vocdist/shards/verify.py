@@ -1,0 +1,192 @@
+"""Are these the shards that the manifest describes? Every difference is found and named."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vocdist.atomic import TEMPORARY_SUFFIX
+from vocdist.errors import UserError
+from vocdist.shards.claim import LOCK_NAME
+from vocdist.shards.engine import run_tasks
+from vocdist.shards.index import index_bytes, index_path, read_index, scan_tar
+from vocdist.shards.info import INFO_NAME
+from vocdist.shards.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardRecord,
+    SplitRecord,
+    load_manifest,
+)
+from vocdist.shards.members import class_counts, member_problems
+from vocdist.shards.progress import file_sha256
+from vocdist.shards.rejections import REJECTED_NAME
+
+BESIDE_SHARDS = frozenset({MANIFEST_NAME, INFO_NAME, REJECTED_NAME, LOCK_NAME})
+# Anyone may put these beside the shards.
+DOCUMENTS = (".html", ".png", ".jpg", ".md", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedShard:
+    """What was found in one shard file.
+
+    Attributes:
+        name: The file's.
+        problems: Lines `file: what is wrong`.
+        sha256: Of the tar as it is; None when there is none.
+        class_images: (C,) samples that hold the class; None when the content was not looked at.
+        class_objects: (C,) boxes of the class; likewise.
+    """
+
+    name: str
+    problems: tuple[str, ...]
+    sha256: str | None
+    class_images: np.ndarray | None = None
+    class_objects: np.ndarray | None = None
+
+
+def verify_shards(
+    folder: Path, *, fast: bool = False, workers: int = 1, engine: str = "loky"
+) -> list[str]:
+    """Compare a shard folder with its manifest: a line per problem, none when all is well.
+
+    Args:
+        folder: With a manifest.
+        fast: Check hashes and counts only; otherwise also that every JPEG decodes, that records
+            fit their images and classes, and that boxes are inside.
+        workers: Processes.
+        engine: A joblib backend.
+    """
+    try:
+        manifest = load_manifest(folder)
+    except UserError as error:
+        return [str(error)]
+    records = [shard for split in manifest.splits.values() for shard in split.shards]
+    problems = [*_manifest_problems(manifest), *_stray_files(folder, records)]
+    tasks = [(folder, record, manifest.classes, fast) for record in records]
+    checked = {}
+    results = run_tasks(check_shard, tasks, workers=min(workers, len(tasks) or 1), engine=engine)
+    # disable=None: no bar where stderr is not a terminal.
+    with tqdm(total=sum(r.samples for r in records), unit="img", disable=None) as bar:
+        for shard, record in zip(results, records, strict=True):
+            checked[shard.name] = shard
+            problems += [*shard.problems, *_hash_problems(shard, record, records)]
+            bar.update(record.samples)
+    if records and all(checked[r.name].sha256 != r.sha256 for r in records):
+        problems.insert(
+            0, f"{MANIFEST_NAME}: not one shard is as it states: it is of another data set"
+        )
+    for name, split in manifest.splits.items():
+        problems += _count_problems(name, split, [checked[s.name] for s in split.shards], manifest)
+    return problems
+
+
+def check_shard(
+    folder: Path, record: ShardRecord, classes: Sequence[str], fast: bool
+) -> CheckedShard:
+    """Look at one tar and its index; a unit of work for a worker process."""
+    path = folder / record.name
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        word = "missing" if isinstance(error, FileNotFoundError) else error.strerror
+        return CheckedShard(record.name, (f"{record.name}: {word}",), None)
+    size = os.path.getsize(path)
+    problems = []
+    if size != record.bytes:
+        word = "cut" if size < record.bytes else "too long"
+        problems.append(f"{record.name}: {word}: {size:,} bytes of {record.bytes:,}")
+    try:
+        entries = scan_tar(path)
+    except UserError as error:
+        return CheckedShard(record.name, (*problems, _local(error, folder)), digest)
+    if len(entries) != record.samples:
+        problems.append(f"{record.name}: {len(entries):,} samples of {record.samples:,}")
+    problems += _index_problems(folder, record.name, index_bytes(entries))
+    if fast:
+        return CheckedShard(record.name, tuple(problems), digest)
+    images = np.zeros(len(classes), dtype=np.int64)
+    objects = np.zeros(len(classes), dtype=np.int64)
+    with path.open("rb") as tar:
+        for entry in entries:
+            problems += [f"{record.name}: {p}" for p in member_problems(tar, entry, classes)]
+            counted = class_counts(tar, entry, len(classes))
+            images += counted > 0
+            objects += counted
+    if objects.sum() != record.objects:
+        problems.append(f"{record.name}: {objects.sum():,} boxes of {record.objects:,}")
+    return CheckedShard(record.name, tuple(problems), digest, images, objects)
+
+
+def _local(error: UserError, folder: Path) -> str:
+    return str(error).replace(f"{folder}/", "")
+
+
+def _index_problems(folder: Path, shard: str, expected: bytes) -> Iterator[str]:
+    path = index_path(folder / shard)
+    try:
+        if path.read_bytes() != expected:
+            read_index(path)
+            yield f"{path.name}: its offsets are not those of {shard}"
+    except FileNotFoundError:
+        yield f"{path.name}: missing"
+    except UserError as error:
+        yield _local(error, folder)
+
+
+def _hash_problems(
+    shard: CheckedShard, record: ShardRecord, records: Sequence[ShardRecord]
+) -> Iterator[str]:
+    if shard.sha256 in (None, record.sha256):
+        return
+    owner = next((other.name for other in records if other.sha256 == shard.sha256), None)
+    what = f"it holds the bytes of {owner}" if owner else "its bytes are not those it was made of"
+    yield f"{shard.name}: {what} (SHA-256 {shard.sha256})"
+
+
+def _stray_files(folder: Path, records: Sequence[ShardRecord]) -> Iterator[str]:
+    tars = {record.name for record in records}
+    known = BESIDE_SHARDS | tars | {index_path(Path(name)).name for name in tars}
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(TEMPORARY_SUFFIX) or not (
+            name in known or name.startswith(".") or name.endswith(DOCUMENTS)
+        ):
+            yield f"{name}: stray: the manifest does not know it"
+
+
+def _manifest_problems(manifest: Manifest) -> Iterator[str]:
+    """Is the manifest at one with itself?"""
+    for name, split in manifest.splits.items():
+        for what in ("samples", "objects"):
+            total = sum(getattr(shard, what) for shard in split.shards)
+            if total != getattr(split, what):
+                yield (
+                    f"{MANIFEST_NAME}: {name} has {getattr(split, what):,} {what}, its shards "
+                    f"{total:,}"
+                )
+        if sum(split.class_objects.values()) != split.objects:
+            yield f"{MANIFEST_NAME}: the class counts of {name} do not add up to its objects"
+        if not tuple(split.class_images) == tuple(split.class_objects) == manifest.classes:
+            yield f"{MANIFEST_NAME}: the class counts of {name} are of other classes"
+
+
+def _count_problems(
+    name: str, split: SplitRecord, shards: Sequence[CheckedShard], manifest: Manifest
+) -> Iterator[str]:
+    """Class counts of a split whose shards were all looked into."""
+    for what in ("class_images", "class_objects"):
+        counted = [getattr(shard, what) for shard in shards]
+        if any(counts is None for counts in counted):
+            continue
+        total = np.sum(counted, axis=0, dtype=np.int64, initial=0).reshape(-1)
+        stated = getattr(split, what)
+        for class_name, found in zip(manifest.classes, total.tolist(), strict=False):
+            if stated.get(class_name) != found:
+                yield (
+                    f"{MANIFEST_NAME}: {what} of {class_name} in {name} is "
+                    f"{stated.get(class_name)}, its shards hold {found}"
+                )
