@@ -8,6 +8,7 @@ import numpy as np
 
 from vocdist.shards.index import IndexEntry
 from vocdist.shards.jpeg import BadImage, checked_size
+from vocdist.voc.classes import normalise_name
 
 PER_BOX = ("boxes", "names", "difficult", "truncated")
 
@@ -30,7 +31,7 @@ def member_problems(tar: BinaryIO, entry: IndexEntry, classes: Sequence[str]) ->
         yield f"{entry.key}.json: states (width, height) {stated}, the image has {size}"
     for number, (row, name) in enumerate(zip(record["boxes"], record["names"], strict=True), 1):
         class_id, x, y, w, h = row
-        if not 0 <= class_id < len(classes) or classes[class_id] != name:
+        if not 0 <= class_id < len(classes) or normalise_name(classes[class_id]) != name:
             yield f"{entry.key}.json: box {number} is of class {class_id}, '{name}'"
         if x < 0 or y < 0 or w <= 0 or h <= 0 or x + w > stated[0] or y + h > stated[1]:
             yield f"{entry.key}.json: box {number} {row} is not inside the image"
