@@ -38,7 +38,7 @@ def checked_size(encoded: bytes) -> tuple[int, int]:
             raise BadImage("image_too_large", f"{width} x {height} pixels")
         if colorspace in ("RGB", "YCbCr", "Gray"):
             simplejpeg.decode_jpeg(
-                encoded, fastdct=True, fastupsample=True, min_height=1, min_width=1, min_factor=8
+                encoded, "GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8
             )
         else:  # CMYK and YCCK, from printers: the loader gives these to Pillow
             with Image.open(io.BytesIO(encoded)) as image:
