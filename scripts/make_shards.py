@@ -6,23 +6,34 @@
 
 Usage: make_shards.py [CONFIG.yaml] [key=value ...]; the default is configs/shards/voc2012.yaml.
 Keys: source, output, name, classes, split, split_ratio, split_seed, skip_difficult, strict,
-max_rejected, follow_links, max_side, jpeg_quality, samples_per_shard, workers, engine.
+max_rejected, follow_links, max_side, jpeg_quality, samples_per_shard, workers, engine, pictures.
 Killed, it goes on where it was when run again.
 """
 
+import io
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 
+from vocdist.atomic import replaced_when_done
 from vocdist.command import config_from_arguments, run_command
 from vocdist.config import ShardsConfig
+from vocdist.data.boxes import rows_to_xyxy
+from vocdist.report.dataset import SplitBoxes, plot_dataset
+from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
 from vocdist.shards.convert import convert
-from vocdist.shards.manifest import SplitRule
+from vocdist.shards.manifest import MANIFEST_NAME, SplitRule, load_manifest
+from vocdist.shards.reader import ShardReader
 from vocdist.shards.samples import samples_of
 from vocdist.shards.shrink import Shrink
 from vocdist.shards.summary import print_summary
 from vocdist.voc.classes import VOC_CLASSES
 from vocdist.voc.source import resolve_source
+
+STATISTICS, SHEET = "dataset.png", "dataset_samples.jpg"
+SHEET_ROWS = SHEET_COLUMNS = 4
 
 
 def main(arguments: list[str]) -> None:
@@ -59,7 +70,50 @@ def main(arguments: list[str]) -> None:
         workers=config.workers,
         engine=config.engine,
     )
-    print_summary(Console(), manifest, config.output)
+    console = Console()
+    print_summary(console, manifest, config.output)
+    if config.pictures:
+        draw_pictures(config.output)
+        console.print(f"{config.output}/{STATISTICS} and {SHEET} show what is in them.")
+
+
+def draw_pictures(folder: Path) -> None:
+    """Statistics of the boxes, and a sheet of samples, beside the shards; once per manifest."""
+    made = (folder / MANIFEST_NAME).stat().st_mtime
+    pictures = [folder / name for name in (STATISTICS, SHEET)]
+    if all(path.exists() and path.stat().st_mtime >= made for path in pictures):
+        return
+    readers = [ShardReader(folder, split) for split in load_manifest(folder).splits]
+    boxes = {reader.split: split_boxes(reader) for reader in readers}
+    plot_dataset(boxes, readers[0].manifest.classes, pictures[0])
+    fullest = max(readers, key=len)
+    count = min(len(fullest), SHEET_ROWS * SHEET_COLUMNS)
+    # Evenly spaced: the same pictures each time, from all shards.
+    chosen = np.linspace(0, len(fullest) - 1, count).astype(int).tolist()
+    sheet = contact_sheet([drawn(fullest, index) for index in chosen], SHEET_COLUMNS)
+    with replaced_when_done(pictures[1]) as temporary:
+        sheet.save(temporary, "JPEG", quality=88)
+
+
+def split_boxes(reader: ShardReader) -> SplitBoxes:
+    """The boxes of a split as arrays."""
+    rows = np.concatenate([np.zeros((0, 5), np.int64), *(a.boxes for a in reader.annotations)])
+    per_image = np.array([len(a.boxes) for a in reader.annotations], dtype=np.int64)
+    # From VOC's inclusive corners: a box of w = xmax - xmin covers one pixel more.
+    return SplitBoxes(rows[:, 0], rows[:, 3:].astype(np.float64) + 1, per_image)
+
+
+def drawn(reader: ShardReader, index: int) -> Image.Image:
+    """A stored image with its boxes and their class names."""
+    sample = reader.read(index)
+    notes = sample.annotations
+    ids = notes.boxes[:, 0].tolist()
+    return draw_boxes(
+        Image.open(io.BytesIO(sample.jpeg)),
+        rows_to_xyxy(notes.boxes, notes.width, notes.height),
+        colors=class_colors(ids),
+        labels=[reader.manifest.classes[i] for i in ids],
+    )
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class ShardsConfig:
         samples_per_shard: Samples in each tar file; the last of a split may hold fewer.
         workers: Processes that read images and write shards.
         engine: What runs them: a backend of joblib.
+        pictures: Draw statistics and a contact sheet beside the shards.
     """
 
     source: str
@@ -69,6 +70,7 @@ class ShardsConfig:
     samples_per_shard: Count = 500
     workers: Count = 1
     engine: Literal["loky"] = "loky"
+    pictures: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

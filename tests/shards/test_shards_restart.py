@@ -16,7 +16,7 @@ from vocdist.errors import UserError
 from vocdist.shards.claim import check_claim, claimed
 
 # Shards of two samples, so that there are twelve to be killed between.
-SETTINGS = ("name=test", "samples_per_shard=2", "split_seed=3")
+SETTINGS = ("name=test", "samples_per_shard=2", "split_seed=3", "pictures=false")
 
 
 def command(root: Path, output: Path, *settings: str) -> list[str]:

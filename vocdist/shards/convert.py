@@ -160,7 +160,9 @@ def _publish(manifest: Manifest, samples: SplitSamples, output: Path) -> None:
         list(pool.map(fsync, paths))
     save_rejections(samples.rejections, output)
     save_info(manifest, output)
-    save_manifest(manifest, output)
+    # A data set that is found whole keeps its date.
+    if not (output / MANIFEST_NAME).exists() or load_manifest(output) != manifest:
+        save_manifest(manifest, output)
     (output / PROGRESS_NAME).unlink(missing_ok=True)
 
 
