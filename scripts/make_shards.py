@@ -21,7 +21,6 @@ from vocdist.atomic import replaced_when_done
 from vocdist.command import config_from_arguments, run_command
 from vocdist.config import ShardsConfig
 from vocdist.data.boxes import rows_to_xyxy
-from vocdist.report.dataset import SplitBoxes, plot_dataset
 from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
 from vocdist.shards.convert import convert
 from vocdist.shards.manifest import MANIFEST_NAME, SplitRule, load_manifest
@@ -83,8 +82,17 @@ def draw_pictures(folder: Path) -> None:
     pictures = [folder / name for name in (STATISTICS, SHEET)]
     if all(path.exists() and path.stat().st_mtime >= made for path in pictures):
         return
+    # Imported here: matplotlib takes a second, which a run that finds its work done does without.
+    from vocdist.report.dataset import SplitBoxes, plot_dataset
+
     readers = [ShardReader(folder, split) for split in load_manifest(folder).splits]
-    boxes = {reader.split: split_boxes(reader) for reader in readers}
+    boxes = {}
+    for reader in readers:
+        rows = np.concatenate([np.zeros((0, 5), np.int64), *(a.boxes for a in reader.annotations)])
+        per_image = np.array([len(a.boxes) for a in reader.annotations], dtype=np.int64)
+        # VOC's corners are inclusive: a box of w = xmax - xmin covers one pixel more.
+        sizes = rows[:, 3:].astype(np.float64) + 1
+        boxes[reader.split] = SplitBoxes(rows[:, 0], sizes, per_image)
     plot_dataset(boxes, readers[0].manifest.classes, pictures[0])
     fullest = max(readers, key=len)
     count = min(len(fullest), SHEET_ROWS * SHEET_COLUMNS)
@@ -93,14 +101,6 @@ def draw_pictures(folder: Path) -> None:
     sheet = contact_sheet([drawn(fullest, index) for index in chosen], SHEET_COLUMNS)
     with replaced_when_done(pictures[1]) as temporary:
         sheet.save(temporary, "JPEG", quality=88)
-
-
-def split_boxes(reader: ShardReader) -> SplitBoxes:
-    """The boxes of a split as arrays."""
-    rows = np.concatenate([np.zeros((0, 5), np.int64), *(a.boxes for a in reader.annotations)])
-    per_image = np.array([len(a.boxes) for a in reader.annotations], dtype=np.int64)
-    # From VOC's inclusive corners: a box of w = xmax - xmin covers one pixel more.
-    return SplitBoxes(rows[:, 0], rows[:, 3:].astype(np.float64) + 1, per_image)
 
 
 def drawn(reader: ShardReader, index: int) -> Image.Image:

@@ -34,7 +34,7 @@ def make() -> Callable[..., Manifest]:
         reading = {"split_lists": False, "split_ratio": 0.8, "split_seed": 42}
         reading |= {"skip_difficult": False} | settings
         samples = samples_of(root, classes, workers=workers, **reading)
-        rule = SplitRule(kind="seeded", ratio=0.8, seed=42)
+        rule = SplitRule(kind="seeded", ratio=0.8, seed=reading["split_seed"])
         if reading["split_lists"]:
             rule = SplitRule(kind="lists", ratio=None, seed=None)
         return convert(

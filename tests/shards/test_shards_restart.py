@@ -41,10 +41,19 @@ def start(root, output, *settings):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(small_root, tmp_path_factory, hashes):
-    output = tmp_path_factory.mktemp("undisturbed") / "test"
-    assert run(small_root, output, "workers=1").returncode == 0
-    return hashes(output)
+def finish(small_root, make, hashes):
+    """Run the same conversion to its end, in this process: the hashes of what is then there."""
+
+    def in_process(output: Path, workers: int = 1) -> dict[str, str]:
+        make(small_root, output, samples_per_shard=2, split_seed=3, workers=workers)
+        return hashes(output)
+
+    return in_process
+
+
+@pytest.fixture(scope="session")
+def undisturbed(finish, tmp_path_factory):
+    return finish(tmp_path_factory.mktemp("undisturbed") / "test")
 
 
 def visible_files(output: Path) -> set[str]:
@@ -58,6 +67,16 @@ def wait_for(output: Path, shards: int, process: subprocess.Popen) -> None:
         time.sleep(0.0002)
 
 
+def worker_pids(parent: int) -> list[int]:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [
+        int(pid)
+        for pid in children
+        if b"popen_loky" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        and b"tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
 def check_no_half_file(output: Path, undisturbed: dict[str, str], hashes) -> None:
     found = hashes(output) if output.exists() else {}
     for name in visible_files(output):
@@ -69,20 +88,23 @@ def check_no_half_file(output: Path, undisturbed: dict[str, str], hashes) -> Non
     [(1, 1, True), (7, 2, False), pytest.param(4, 2, True, marks=pytest.mark.slow)],
 )
 def test_killed_and_run_again_it_ends_with_the_same_bytes(
-    small_root, tmp_path, undisturbed, hashes, shards, workers, with_workers
+    small_root, tmp_path, undisturbed, hashes, shards, workers, with_workers, finish
 ):
     output = tmp_path / "test"
     process = start(small_root, output, f"workers={workers}")
     wait_for(output, shards, process)
+    workers_alive = [] if with_workers or workers == 1 else worker_pids(process.pid)
     # Without its workers they live on for a moment, and must do no harm.
     kill = os.killpg if with_workers else os.kill
     kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
     check_no_half_file(output, undisturbed, hashes)
     kept = {p: p.stat().st_ino for p in output.glob("*.tar")}
-    done = run(small_root, output, f"workers={3 - workers}")
-    assert done.returncode == 0, done.stderr
-    assert hashes(output) == undisturbed
+    assert finish(output, workers=3 - workers) == undisturbed
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers_alive):
+        assert time.monotonic() < deadline, "workers outlive their run"
+        time.sleep(0.05)
     if with_workers:
         # At most the shards whose line in the record was missing were written again.
         again = [path for path, inode in kept.items() if path.stat().st_ino != inode]
@@ -90,7 +112,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(small_root, tmp_path, undisturbed, hashes):
+def test_twenty_kills_at_random_moments(small_root, tmp_path, undisturbed, hashes, finish):
     rng = random.Random(0)
     began = time.monotonic()
     assert run(small_root, tmp_path / "timing", "workers=2").returncode == 0
@@ -108,9 +130,7 @@ def test_twenty_kills_at_random_moments(small_root, tmp_path, undisturbed, hashe
         process.wait()
         check_no_half_file(output, undisturbed, hashes)
     assert killed > 10
-    done = run(small_root, output, "workers=2")
-    assert done.returncode == 0, done.stderr
-    assert hashes(output) == undisturbed
+    assert finish(output, workers=2) == undisturbed
 
 
 def test_only_what_is_missing_or_damaged_is_made_again(
@@ -177,7 +197,7 @@ def test_a_folder_with_anything_else_is_refused_and_not_touched(small_root, make
 
 
 def test_a_record_cut_in_its_last_line_costs_that_shard_only(
-    small_root, tmp_path, undisturbed, hashes
+    small_root, tmp_path, undisturbed, hashes, finish
 ):
     output = tmp_path / "test"
     process = start(small_root, output, "workers=1")
@@ -186,8 +206,7 @@ def test_a_record_cut_in_its_last_line_costs_that_shard_only(
     process.wait()
     record = output / ".progress.jsonl"
     record.write_bytes(record.read_bytes()[:-20])
-    assert run(small_root, output, "workers=2").returncode == 0
-    assert hashes(output) == undisturbed
+    assert finish(output, workers=2) == undisturbed
 
 
 def test_the_second_of_two_runs_stops_and_the_lock_dies_with_its_process(tmp_path):
@@ -214,7 +233,7 @@ def test_the_second_of_two_runs_stops_and_the_lock_dies_with_its_process(tmp_pat
 
 
 def test_a_second_command_on_the_folder_says_so_and_changes_nothing(
-    small_root, tmp_path, undisturbed, hashes
+    small_root, tmp_path, undisturbed, hashes, finish
 ):
     output = tmp_path / "test"
     output.mkdir()
@@ -223,8 +242,7 @@ def test_a_second_command_on_the_folder_says_so_and_changes_nothing(
         assert second.returncode == 2
         assert "another run is writing here" in second.stderr
         assert visible_files(output) == set()
-    assert run(small_root, output, "workers=1").returncode == 0
-    assert hashes(output) == undisturbed
+    assert finish(output) == undisturbed
 
 
 def limit_file_size():
@@ -233,7 +251,7 @@ def limit_file_size():
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_where_nothing_more_can_be_written_the_error_is_clear(
-    small_root, tmp_path, workers, hashes, undisturbed
+    small_root, tmp_path, workers, hashes, undisturbed, finish
 ):
     output = tmp_path / "test"
     done = run(small_root, output, f"workers={workers}", preexec_fn=limit_file_size)
@@ -242,11 +260,10 @@ def test_where_nothing_more_can_be_written_the_error_is_clear(
     assert "Traceback" not in done.stderr
     check_no_half_file(output, undisturbed, hashes)
     assert not [path for path in output.iterdir() if path.suffix == ".tmp"]
-    assert run(small_root, output, "workers=1").returncode == 0
-    assert hashes(output) == undisturbed
+    assert finish(output) == undisturbed
 
 
-def test_a_full_disk(small_root, tmp_path, hashes, undisturbed):
+def test_a_full_disk(small_root, tmp_path, hashes, undisturbed, finish):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", disk])
@@ -258,8 +275,7 @@ def test_a_full_disk(small_root, tmp_path, hashes, undisturbed):
         assert "cannot be written (No space left on device): free some space" in done.stderr
         check_no_half_file(disk / "test", undisturbed, hashes)
         subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
-        assert run(small_root, disk / "test", "workers=2").returncode == 0
-        assert hashes(disk / "test") == undisturbed
+        assert finish(disk / "test") == undisturbed
     finally:
         subprocess.run(["umount", disk], check=True)
 
@@ -270,17 +286,7 @@ def test_a_folder_that_cannot_be_written(small_root, make, output):
         make(small_root, Path(output))
 
 
-def worker_pids(parent: int) -> list[int]:
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [
-        int(pid)
-        for pid in children
-        if b"popen_loky" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        and b"tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-
-
-def test_a_killed_worker_ends_in_a_clear_error(small_root, tmp_path, undisturbed, hashes):
+def test_a_killed_worker_ends_in_a_clear_error(small_root, tmp_path, undisturbed, hashes, finish):
     output = tmp_path / "test"
     process = subprocess.Popen(
         command(small_root, output, "workers=2"), stderr=subprocess.PIPE, text=True
@@ -292,5 +298,4 @@ def test_a_killed_worker_ends_in_a_clear_error(small_root, tmp_path, undisturbed
     assert "error: a worker process was killed" in stderr
     assert "Traceback" not in stderr
     check_no_half_file(output, undisturbed, hashes)
-    assert run(small_root, output, "workers=2").returncode == 0
-    assert hashes(output) == undisturbed
+    assert finish(output, workers=2) == undisturbed

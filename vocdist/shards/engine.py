@@ -1,8 +1,12 @@
 """Running independent units of work on whatever joblib can reach."""
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import closing
+from functools import cache
 from typing import Any, TypeVar
 
 from joblib import Parallel, delayed
@@ -40,10 +44,29 @@ def run_tasks(
         max_nbytes=None,
     )
     try:
-        with closing(parallel(delayed(function)(*task) for task in tasks)) as results:
+        calls = (delayed(_call)(os.getpid(), function, *task) for task in tasks)
+        with closing(parallel(calls)) as results:
             yield from results
     except BrokenExecutor as error:
         raise UserError(
             "a worker process was killed, most likely for want of memory: run the same command "
             f"again, with fewer workers if it comes back ({type(error).__name__})"
         ) from None
+
+
+def _call(parent: int, function: Callable[..., Result], *task: Any) -> Result:
+    if os.getppid() == parent:
+        _end_with(parent)
+    return function(*task)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this worker soon after its parent: joblib's would wait five minutes for more work."""
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
