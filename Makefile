@@ -26,12 +26,12 @@ install: .venv/.installed ## Create .venv with the pinned dependencies
 	@echo "Installing vocdist and its dependencies into .venv"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@[ -x $(BIN)/uv ] || $(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]' -c constraints.txt
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e '.[dev]' -c constraints.txt
 	@touch $@
 
 demo: install ## Train both models on a small drawn data set (CPU, minutes); reuses what is there
 	@echo "== 1/6 Draw the demo data set"
-	@$(BIN)/python scripts/make_demo_data.py data/demo images=600 seed=0
+	@$(BIN)/python scripts/make_demo_data.py data/demo images=1200 seed=0
 	@echo "== 2/6 Pack it into shards"
 	@$(BIN)/python scripts/make_shards.py configs/demo/shards.yaml
 	@echo "== 3/6 Train the classifier"

@@ -14,14 +14,15 @@ from vocdist.command import run_command
 from vocdist.errors import UserError
 from vocdist.training.run_folder import RESULTS, load_results
 
-# Figure -> (its key, the key of the figure without any learning, what that is).
-ROWS = {
-    "mAP": ("mAP", "mAP_prior", "class frequency"),
-    "macro-F1": ("macro_f1", None, ""),
-    "recall@0.5, 200 proposals": ("recall50@200", "recall50@200/random", "200 random boxes"),
-    "recall@0.5, 200 proposals ": ("recall50@200", "recall50@200/grid", "uniform grid of 200"),
-    "AR, 200 proposals": ("AR@200", "AR@200/grid", "uniform grid of 200"),
-}
+# Figure, its key in the results, the key of a figure that needed no learning, and what that is.
+ROWS = (
+    ("mAP", "mAP", "mAP_prior", "class frequencies"),
+    ("macro-F1", "macro_f1", None, ""),
+    ("recall@0.5, 50 proposals", "recall50@50", "recall50@50/random", "random boxes"),
+    ("recall@0.5, 50 proposals", "recall50@50", "recall50@50/grid", "uniform grid"),
+    ("recall@0.5, 200 proposals", "recall50@200", "recall50@200/random", "random boxes"),
+    ("recall@0.5, 200 proposals", "recall50@200", "recall50@200/grid", "uniform grid"),
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -31,15 +32,15 @@ def main(arguments: list[str]) -> None:
         table.add_column(heading)
     for heading in ("value", "chance"):
         table.add_column(heading, justify="right")
-    table.add_column("chance is")
+    table.add_column("chance: no more than")
     for run in map(Path, arguments):
         if not (run / RESULTS).is_file():
             raise UserError(f"{run}: no {RESULTS}: not a finished run")
         results = load_results(run / RESULTS)
-        for figure, (key, chance, meaning) in ROWS.items():
+        for figure, key, chance, meaning in ROWS:
             if key in results:
-                value = f"{results[chance]:.3f}" if chance else ""
-                table.add_row(run.name, figure, f"{results[key]:.3f}", value, meaning)
+                guess = f"{results[chance]:.3f}" if chance else ""
+                table.add_row(run.name, figure, f"{results[key]:.3f}", guess, meaning)
     console = Console()
     console.print(table)
     for run in map(Path, arguments):
