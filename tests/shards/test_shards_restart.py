@@ -77,6 +77,14 @@ def worker_pids(parent: int) -> list[int]:
     ]
 
 
+def is_running(pid: int) -> bool:
+    try:
+        # A zombie has ended, and waits for whoever inherited it.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def check_no_half_file(output: Path, undisturbed: dict[str, str], hashes) -> None:
     found = hashes(output) if output.exists() else {}
     for name in visible_files(output):
@@ -85,7 +93,7 @@ def check_no_half_file(output: Path, undisturbed: dict[str, str], hashes) -> Non
 
 @pytest.mark.parametrize(
     ("shards", "workers", "with_workers"),
-    [(1, 1, True), (7, 2, False), pytest.param(4, 2, True, marks=pytest.mark.slow)],
+    [(4, 2, True), (7, 2, False), pytest.param(1, 1, True, marks=pytest.mark.slow)],
 )
 def test_killed_and_run_again_it_ends_with_the_same_bytes(
     small_root, tmp_path, undisturbed, hashes, shards, workers, with_workers, finish
@@ -102,11 +110,11 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
     kept = {p: p.stat().st_ino for p in output.glob("*.tar")}
     assert finish(output, workers=3 - workers) == undisturbed
     deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in workers_alive):
+    while any(map(is_running, workers_alive)):
         assert time.monotonic() < deadline, "workers outlive their run"
         time.sleep(0.05)
     if with_workers:
-        # At most the shards whose line in the record was missing were written again.
+        # At most the one that each worker had renamed and not yet noted was written again.
         again = [path for path, inode in kept.items() if path.stat().st_ino != inode]
         assert len(again) <= workers
 

@@ -26,7 +26,7 @@ from vocdist.shards.manifest import (
     save_manifest,
 )
 from vocdist.shards.plan import PlannedSample, ShardPlan, plan_hash, plan_shards
-from vocdist.shards.progress import PROGRESS_NAME, add_progress, read_progress, start_progress
+from vocdist.shards.progress import PROGRESS_NAME, read_progress, start_progress
 from vocdist.shards.rejections import save_rejections
 from vocdist.shards.samples import SplitSamples
 from vocdist.shards.write import write_shard
@@ -139,9 +139,7 @@ def _write_all(
     # disable=None: no bar where stderr is not a terminal.
     with tqdm(total=sum(len(p.samples) for p in flat), desc="write", unit="img", disable=None) as b:
         for record, is_new in results:
-            if is_new and not published:
-                add_progress(output, record)
-            elif is_new and record != done.get(record.name):
+            if is_new and published and record != done.get(record.name):
                 raise UserError(
                     f"{output / record.name}: was damaged, and made again it is not what the "
                     f"manifest states (another version of Pillow?): delete {output} and convert "

@@ -44,7 +44,9 @@ def run_tasks(
         max_nbytes=None,
     )
     try:
-        calls = (delayed(_call)(os.getpid(), function, *task) for task in tasks)
+        # Workers of other engines are not this process's children.
+        parent = os.getpid() if engine == "loky" else None
+        calls = (delayed(_call)(parent, function, *task) for task in tasks)
         with closing(parallel(calls)) as results:
             yield from results
     except BrokenExecutor as error:
@@ -54,14 +56,14 @@ def run_tasks(
         ) from None
 
 
-def _call(parent: int, function: Callable[..., Result], *task: Any) -> Result:
-    if os.getppid() == parent:
+def _call(parent: int | None, function: Callable[..., Result], *task: Any) -> Result:
+    if parent not in (None, os.getpid()):
         _end_with(parent)
     return function(*task)
 
 
 @cache
-def _end_with(parent: int) -> None:
+def _end_with(parent: int | None) -> None:
     """End this worker soon after its parent: joblib's would wait five minutes for more work."""
 
     def follow() -> None:

@@ -1,7 +1,8 @@
 """The record of an unfinished conversion: which shards were written, and their hashes.
 
-A line per shard in `.progress.jsonl`, written by the main process alone and removed once there is
-a manifest. A shard is listed after it has its final name, so one that is not listed is made again.
+A line per shard in `.progress.jsonl`, which is removed once there is a manifest. Each worker adds
+the line of a shard right after the shard has its final name; a shard without one is made again.
+Nothing is taken on trust: a line counts when the shard has its hash.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ def read_progress(folder: Path, plan_sha256: str) -> dict[str, ShardRecord] | No
         try:
             record = ShardRecord.model_validate_json(line)
         except ValidationError:
-            break  # the line that was being written when the run was killed
+            continue  # cut by a kill or a full disk
         records[record.name] = record
     return records
 
@@ -49,9 +50,16 @@ def start_progress(folder: Path, plan_sha256: str, records: Mapping[str, ShardRe
 
 
 def add_progress(folder: Path, record: ShardRecord) -> None:
-    """Note a shard that has its final name."""
-    with (folder / PROGRESS_NAME).open("ab") as stream:
-        stream.write(record.model_dump_json().encode() + b"\n")
+    """Note a shard that has its final name; in a folder that has a manifest there is no need."""
+    try:
+        # Appended by one call, so that lines of several workers do not mix.
+        descriptor = os.open(folder / PROGRESS_NAME, os.O_WRONLY | os.O_APPEND)
+    except FileNotFoundError:
+        return
+    try:
+        os.write(descriptor, record.model_dump_json().encode() + b"\n")
+    finally:
+        os.close(descriptor)
 
 
 def is_whole(folder: Path, record: ShardRecord) -> bool:

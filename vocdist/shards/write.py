@@ -11,7 +11,7 @@ from vocdist.shards.claim import check_claim
 from vocdist.shards.index import IndexEntry, index_bytes, index_path
 from vocdist.shards.manifest import ShardRecord
 from vocdist.shards.plan import PlannedSample, ShardPlan
-from vocdist.shards.progress import file_sha256, is_whole
+from vocdist.shards.progress import add_progress, file_sha256, is_whole
 from vocdist.shards.shrink import shrink_jpeg
 from vocdist.shards.tar import member_header, padding, tar_end
 
@@ -51,6 +51,7 @@ def write_shard(
         check_claim(folder, claim)
         os.replace(index, index_path(final))
         os.replace(tar, final)
+        add_progress(folder, record)
     finally:
         tar.unlink(missing_ok=True)
         index.unlink(missing_ok=True)
