@@ -70,3 +70,19 @@ def hashes() -> Callable[[Path], dict[str, str]]:
         }
 
     return of
+
+
+@pytest.fixture(scope="session")
+def finish(small_root, make, hashes):
+    """Run the same conversion to its end, in this process: the hashes of what is then there."""
+
+    def in_process(output: Path, workers: int = 1) -> dict[str, str]:
+        make(small_root, output, samples_per_shard=2, split_seed=3, workers=workers)
+        return hashes(output)
+
+    return in_process
+
+
+@pytest.fixture(scope="session")
+def undisturbed(finish, tmp_path_factory):
+    return finish(tmp_path_factory.mktemp("undisturbed") / "test")

@@ -1,94 +1,16 @@
-"""Killed, starved, locked out: real processes, real signals, real limits."""
+"""Killed at any moment and run again: real processes, real signals."""
 
 import os
 import random
-import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from conversion_runs import check_no_half_file, is_running, run, start, wait_for, worker_pids
 
 from vocdist.errors import UserError
-from vocdist.shards.claim import check_claim, claimed
-
-# Shards of two samples, so that there are twelve to be killed between.
-SETTINGS = ("name=test", "samples_per_shard=2", "split_seed=3", "pictures=false")
-
-
-def command(root: Path, output: Path, *settings: str) -> list[str]:
-    script = ("scripts/make_shards.py", "configs/demo/shards.yaml")
-    return [sys.executable, *script, f"source={root}", f"output={output}", *SETTINGS, *settings]
-
-
-def run(root, output, *settings, **options):
-    return subprocess.run(
-        command(root, output, *settings), capture_output=True, text=True, **options
-    )
-
-
-def start(root, output, *settings):
-    # A group of its own, so that its workers can be killed with it.
-    return subprocess.Popen(
-        command(root, output, *settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-@pytest.fixture(scope="session")
-def finish(small_root, make, hashes):
-    """Run the same conversion to its end, in this process: the hashes of what is then there."""
-
-    def in_process(output: Path, workers: int = 1) -> dict[str, str]:
-        make(small_root, output, samples_per_shard=2, split_seed=3, workers=workers)
-        return hashes(output)
-
-    return in_process
-
-
-@pytest.fixture(scope="session")
-def undisturbed(finish, tmp_path_factory):
-    return finish(tmp_path_factory.mktemp("undisturbed") / "test")
-
-
-def visible_files(output: Path) -> set[str]:
-    return {p.name for p in output.iterdir() if p.name[0] != "."} if output.exists() else set()
-
-
-def wait_for(output: Path, shards: int, process: subprocess.Popen) -> None:
-    while (
-        process.poll() is None and sum(n.endswith(".tar") for n in visible_files(output)) < shards
-    ):
-        time.sleep(0.0002)
-
-
-def worker_pids(parent: int) -> list[int]:
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [
-        int(pid)
-        for pid in children
-        if b"popen_loky" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        and b"tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        # A zombie has ended, and waits for whoever inherited it.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def check_no_half_file(output: Path, undisturbed: dict[str, str], hashes) -> None:
-    found = hashes(output) if output.exists() else {}
-    for name in visible_files(output):
-        assert found[name] == undisturbed[name], name
 
 
 @pytest.mark.parametrize(
@@ -214,96 +136,4 @@ def test_a_record_cut_in_its_last_line_costs_that_shard_only(
     process.wait()
     record = output / ".progress.jsonl"
     record.write_bytes(record.read_bytes()[:-20])
-    assert finish(output, workers=2) == undisturbed
-
-
-def test_the_second_of_two_runs_stops_and_the_lock_dies_with_its_process(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from vocdist.shards.claim import claimed\n"
-        "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    with holder:
-        assert holder.stdout.readline() == "held\n"
-        refused = pytest.raises(UserError, match=f"another run is writing here .*:{holder.pid}:")
-        with refused, claimed(tmp_path):
-            pass
-        holder.kill()
-    with claimed(tmp_path) as claim:
-        check_claim(tmp_path, claim)
-        with pytest.raises(UserError, match="does not hold the folder any more"):
-            check_claim(tmp_path, "of the killed run")
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match="does not hold"):
-        check_claim(tmp_path, claim)
-
-
-def test_a_second_command_on_the_folder_says_so_and_changes_nothing(
-    small_root, tmp_path, undisturbed, hashes, finish
-):
-    output = tmp_path / "test"
-    output.mkdir()
-    with claimed(output):
-        second = run(small_root, output, "workers=1")
-        assert second.returncode == 2
-        assert "another run is writing here" in second.stderr
-        assert visible_files(output) == set()
-    assert finish(output) == undisturbed
-
-
-def limit_file_size():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
-
-
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_where_nothing_more_can_be_written_the_error_is_clear(
-    small_root, tmp_path, workers, hashes, undisturbed, finish
-):
-    output = tmp_path / "test"
-    done = run(small_root, output, f"workers={workers}", preexec_fn=limit_file_size)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"error: {output}: cannot be written (File too")
-    assert "Traceback" not in done.stderr
-    check_no_half_file(output, undisturbed, hashes)
-    assert not [path for path in output.iterdir() if path.suffix == ".tmp"]
-    assert finish(output) == undisturbed
-
-
-def test_a_full_disk(small_root, tmp_path, hashes, undisturbed, finish):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", disk])
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs more rights")
-    try:
-        done = run(small_root, disk / "test", "workers=2")
-        assert done.returncode == 2
-        assert "cannot be written (No space left on device): free some space" in done.stderr
-        check_no_half_file(disk / "test", undisturbed, hashes)
-        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
-        assert finish(disk / "test") == undisturbed
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
-@pytest.mark.parametrize("output", ["/proc/vocdist/shards", "/dev/null/shards"])
-def test_a_folder_that_cannot_be_written(small_root, make, output):
-    with pytest.raises(UserError, match=f"^{output}: cannot be written"):
-        make(small_root, Path(output))
-
-
-def test_a_killed_worker_ends_in_a_clear_error(small_root, tmp_path, undisturbed, hashes, finish):
-    output = tmp_path / "test"
-    process = subprocess.Popen(
-        command(small_root, output, "workers=2"), stderr=subprocess.PIPE, text=True
-    )
-    wait_for(output, 1, process)
-    os.kill(worker_pids(process.pid)[0], signal.SIGKILL)
-    _, stderr = process.communicate()
-    assert process.returncode == 2, stderr
-    assert "error: a worker process was killed" in stderr
-    assert "Traceback" not in stderr
-    check_no_half_file(output, undisturbed, hashes)
     assert finish(output, workers=2) == undisturbed

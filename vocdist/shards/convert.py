@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -74,16 +75,12 @@ def convert(
                 classes=tuple(classes),
                 split_rule=split_rule,
                 skip_difficult=skip_difficult,
-                image_rule=_image_rule(samples),
                 splits={
                     split: _split_record(samples.splits[split], members, records, classes)
                     for split, members in plans.items()
                 },
-                left_out=samples.left_out_counts(),
-                boxes_left_out=samples.box_counts(),
-                boxes_clipped=samples.clipped,
-                unknown_objects=dict(samples.unknown_objects),
                 plan_sha256=identity,
+                **_account(samples),
             )
             _publish(manifest, samples, output)
     except OSError as error:
@@ -164,10 +161,17 @@ def _publish(manifest: Manifest, samples: SplitSamples, output: Path) -> None:
     (output / PROGRESS_NAME).unlink(missing_ok=True)
 
 
-def _image_rule(samples: SplitSamples) -> ImageRule:
-    if samples.shrink is None:
-        return ImageRule()
-    return ImageRule(max_side=samples.shrink.max_side, jpeg_quality=samples.shrink.quality)
+def _account(samples: SplitSamples) -> dict[str, Any]:
+    """The manifest's fields about what became of the source."""
+    shrink = samples.shrink
+    rule = ImageRule(max_side=shrink.max_side, jpeg_quality=shrink.quality) if shrink else None
+    return {
+        "image_rule": rule or ImageRule(),
+        "left_out": samples.left_out_counts(),
+        "boxes_left_out": samples.box_counts(),
+        "boxes_clipped": samples.clipped,
+        "unknown_objects": dict(samples.unknown_objects),
+    }
 
 
 def _split_record(

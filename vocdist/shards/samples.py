@@ -78,29 +78,27 @@ def samples_of(
 ) -> SplitSamples:
     """Pair, read, check and split a VOC root; every annotation is parsed, every image decoded.
 
-    With `split_lists` the stems of `ImageSets/Main/{train,val}.txt` are used, otherwise the
-    usable samples are shuffled by `split_seed` and cut at `split_ratio`. The result does not
-    depend on `workers`.
+    The splits are those of `ImageSets/Main/{train,val}.txt`, or seeded; see `ShardsConfig` for
+    the settings. The result does not depend on `workers`.
 
     Raises:
-        UserError: Nothing is usable, more than the share `max_rejected` of the files is not, or,
-            if `strict`, the first thing that is wrong.
+        UserError: Too little is usable, or, if `strict`, the first thing that is wrong.
     """
     inspection = Inspection(root, class_ids(classes), skip_difficult, shrink)
     pairs, left_out = match_files(root, follow_links=follow_links)
     collected = _Collected(strict)
+    left_out.sort(key=lambda item: item.path)
     collected.reject(
-        Rejection(shown_path(item.path, root), "file", item.reason, item.detail)
-        for item in sorted(left_out, key=lambda item: item.path)
+        Rejection(shown_path(i.path, root), "file", i.reason, i.detail) for i in left_out
     )
     for found in _inspect_all(pairs, inspection, workers, engine):
         collected.add(found)
     planned = collected.planned
-    stems = listed_split(root) if split_lists else None
-    if stems is None:
-        stems = seeded_split(list(planned), split_ratio, split_seed)
-    else:
+    if split_lists:
+        stems = listed_split(root)
         collected.reject(_listed_in_vain(stems, planned, collected.refused))
+    else:
+        stems = seeded_split(list(planned), split_ratio, split_seed)
     splits = {
         split: [planned[stem] for stem in members if stem in planned]
         for split, members in stems.items()
