@@ -10,6 +10,7 @@ contender runs in a process of its own, from start to end, imports and XML parsi
   ShardWriter      webdataset's own writer in a plain loop, as its documentation has it
   datasets         Hugging Face datasets, from a generator to a folder on disk (if installed)
   ours, N workers  every image decoded, every file hashed, read back and synced, index and manifest
+  no decode, N    the same with decode_images=false: images are looked at, not decoded
 
 The files are read from memory ("warm") or, with --cold, from the disk.
 """
@@ -159,7 +160,7 @@ def with_datasets(root: Path, out: Path) -> None:
     written.save_to_disk(str(out / "saved"))
 
 
-def with_ours(root: Path, out: Path, workers: int) -> None:
+def with_ours(root: Path, out: Path, workers: int, decode: bool = True) -> None:
     """The conversion, without the closing table."""
     from vocdist.shards.convert import convert
     from vocdist.shards.manifest import SplitRule
@@ -173,6 +174,7 @@ def with_ours(root: Path, out: Path, workers: int) -> None:
         split_ratio=0.8,
         split_seed=42,
         skip_difficult=False,
+        decode=decode,
         workers=workers,
     )
     convert(
@@ -192,6 +194,8 @@ IN_PYTHON = {
     "datasets": with_datasets,
     "ours, 1 worker": lambda root, out: with_ours(root, out, 1),
     "ours, 2 workers": lambda root, out: with_ours(root, out, 2),
+    "no decode, 1": lambda root, out: with_ours(root, out, 1, decode=False),
+    "no decode, 2": lambda root, out: with_ours(root, out, 2, decode=False),
 }
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 
 Usage: make_shards.py [CONFIG.yaml] [key=value ...]; the default is configs/shards/voc2012.yaml.
 Keys: source, output, name, classes, split, split_ratio, split_seed, skip_difficult, strict,
-max_rejected, follow_links, max_side, jpeg_quality, samples_per_shard, workers, engine, pictures.
+max_rejected, follow_links, decode_images, max_side, jpeg_quality, samples_per_shard, workers,
+engine, pictures.
 Killed, it goes on where it was when run again.
 """
 
@@ -49,6 +50,7 @@ def main(arguments: list[str]) -> None:
         skip_difficult=config.skip_difficult,
         shrink=Shrink(config.max_side, config.jpeg_quality) if config.max_side else None,
         follow_links=config.follow_links,
+        decode=config.decode_images,
         strict=config.strict,
         max_rejected=config.max_rejected,
         workers=config.workers,

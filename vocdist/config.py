@@ -46,6 +46,8 @@ class ShardsConfig:
             out (or clipping the box) and reporting it.
         max_rejected: Share of the files that may be left out for a fault.
         follow_links: Take files that are links to places outside the VOC tree.
+        decode_images: Decode every image to its end, which takes most of the time of a conversion;
+            false looks at its first and last bytes only.
         max_side: Scale images whose long side exceeds this many pixels, boxes too; null: none.
         jpeg_quality: Of the images that are scaled, 1 to 100.
         samples_per_shard: Samples in each tar file; the last of a split may hold fewer.
@@ -65,6 +67,7 @@ class ShardsConfig:
     strict: bool = False
     max_rejected: Fraction = 0.1
     follow_links: bool = False
+    decode_images: bool = True
     max_side: Count | None = None
     jpeg_quality: JpegQuality = 90
     samples_per_shard: Count = 500

@@ -289,6 +289,14 @@ def test_a_file_that_changes_or_vanishes_after_it_was_checked_stops_the_run(voc_
     assert convert(samples, tmp_path / "out", **settings).splits["train"].samples == 4
 
 
+def test_without_decoding_only_damage_inside_goes_unseen(hostile_root, make, tmp_path):
+    whole = make(hostile_root, tmp_path / "whole", max_rejected=1.0)
+    fast = make(hostile_root, tmp_path / "fast", max_rejected=1.0, decode=False)
+    seen = {stem for stem, case in REJECTED.items() if case[2] == "broken_image"}
+    assert whole.left_out["broken_image"] == len(seen)
+    assert fast.left_out == whole.left_out | {"broken_image": len(seen - {"damaged_jpeg"})}
+
+
 def test_grey_and_cmyk_are_the_colours_that_pillow_sees():
     for mode in ("L", "CMYK"):
         encoded = jpeg(64, 48, seed=4, mode=mode)

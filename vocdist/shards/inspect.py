@@ -33,6 +33,7 @@ class Inspection:
     class_ids: Mapping[str, int]
     skip_difficult: bool
     shrink: Shrink | None = None
+    decode: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def _inspect(pair: FilePair, inspection: Inspection) -> Inspected:
     try:
         annotation = eligible_annotation(xml)
         encoded = _read(image)
-        size = checked_size(encoded)
+        size = checked_size(encoded, decode=inspection.decode)
         _check_size(annotation, size)
     except AnnotationError as error:
         if isinstance(error.__cause__, FileNotFoundError):

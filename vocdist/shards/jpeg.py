@@ -19,11 +19,12 @@ class BadImage(Exception):  # noqa: N818 - a finding about the data, reported as
         self.detail = detail
 
 
-def checked_size(encoded: bytes) -> tuple[int, int]:
+def checked_size(encoded: bytes, *, decode: bool = True) -> tuple[int, int]:
     """Decode a JPEG to its end and give its (width, height) in stored pixels.
 
     All the coded data is read, but only an eighth of the resolution is computed, which takes two
-    thirds of the time. Damage from which a decoder could recover is damage.
+    thirds of the time. Damage from which a decoder could recover is damage. Without `decode` only
+    the header is read, and the end must be a JPEG's: damage in between goes unseen.
 
     Raises:
         BadImage: It is empty, no JPEG, broken, cut, or too large to be meant.
@@ -36,7 +37,10 @@ def checked_size(encoded: bytes) -> tuple[int, int]:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
         if width * height > MAX_PIXELS:
             raise BadImage("image_too_large", f"{width} x {height} pixels")
-        if colorspace in ("RGB", "YCbCr", "Gray"):
+        if not decode:
+            if not encoded.rstrip(b"\0").endswith(b"\xff\xd9"):
+                raise BadImage("broken_image", "does not end as a JPEG does")
+        elif colorspace in ("RGB", "YCbCr", "Gray"):
             simplejpeg.decode_jpeg(
                 encoded, "GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8
             )

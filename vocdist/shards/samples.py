@@ -71,12 +71,13 @@ def samples_of(
     skip_difficult: bool,
     shrink: Shrink | None = None,
     follow_links: bool = False,
+    decode: bool = True,
     strict: bool = False,
     max_rejected: float = 0.1,
     workers: int = 1,
     engine: str = "loky",
 ) -> SplitSamples:
-    """Pair, read, check and split a VOC root; every annotation is parsed, every image decoded.
+    """Pair, read, check and split a VOC root; every annotation and image is looked at.
 
     The splits are those of `ImageSets/Main/{train,val}.txt`, or seeded; see `ShardsConfig` for
     the settings. The result does not depend on `workers`.
@@ -84,7 +85,7 @@ def samples_of(
     Raises:
         UserError: Too little is usable, or, if `strict`, the first thing that is wrong.
     """
-    inspection = Inspection(root, class_ids(classes), skip_difficult, shrink)
+    inspection = Inspection(root, class_ids(classes), skip_difficult, shrink, decode)
     pairs, left_out = match_files(root, follow_links=follow_links)
     collected = _Collected(strict)
     left_out.sort(key=lambda item: item.path)
