@@ -1,4 +1,8 @@
-"""The conversion: samples -> plan -> shards -> manifest, each shard an independent unit of work."""
+"""The conversion: samples -> plan -> shards -> manifest, each shard an independent unit of work.
+
+The bytes do not depend on how many workers there are, and shards that an interrupted run left, by
+their hash, are not written again.
+"""
 
 import json
 import re
@@ -50,9 +54,6 @@ def convert(
     engine: str = "loky",
 ) -> Manifest:
     """Write the shards of a data set and publish them by their manifest.
-
-    The bytes depend on the samples and the settings alone, not on `workers`. Shards that an
-    earlier run of the same conversion left whole, by their hash, are not written again.
 
     Raises:
         UserError: The folder holds something else or is being written, or writing failed; no file

@@ -14,7 +14,7 @@ from vocdist.shards.plan import PlannedSample
 from vocdist.shards.rejections import Rejection, check_share, shown_path, stop_if_strict
 from vocdist.shards.shrink import Shrink
 from vocdist.voc.classes import class_ids
-from vocdist.voc.pairing import FilePair, match_files
+from vocdist.voc.pairing import FilePair, LeftOut, match_files
 from vocdist.voc.split import listed_split, missing_stems, seeded_split
 
 # Large enough that handing over costs nothing, small enough for an even load.
@@ -79,8 +79,7 @@ def samples_of(
 ) -> SplitSamples:
     """Pair, read, check and split a VOC root; every annotation and image is looked at.
 
-    The splits are those of `ImageSets/Main/{train,val}.txt`, or seeded; see `ShardsConfig` for
-    the settings. The result does not depend on `workers`.
+    The settings are those of `ShardsConfig`; the result does not depend on `workers`.
 
     Raises:
         UserError: Too little is usable, or, if `strict`, the first thing that is wrong.
@@ -88,10 +87,7 @@ def samples_of(
     inspection = Inspection(root, class_ids(classes), skip_difficult, shrink, decode)
     pairs, left_out = match_files(root, follow_links=follow_links)
     collected = _Collected(strict)
-    left_out.sort(key=lambda item: item.path)
-    collected.reject(
-        Rejection(shown_path(i.path, root), "file", i.reason, i.detail) for i in left_out
-    )
+    collected.reject(_of_files(left_out, root))
     for found in _inspect_all(pairs, inspection, workers, engine):
         collected.add(found)
     planned = collected.planned
@@ -158,6 +154,11 @@ class _Collected:
             if self._strict:
                 stop_if_strict([item])
             self.rejections.append(item)
+
+
+def _of_files(left_out: Sequence[LeftOut], root: Path) -> Iterator[Rejection]:
+    for item in sorted(left_out, key=lambda item: item.path):
+        yield Rejection(shown_path(item.path, root), "file", item.reason, item.detail)
 
 
 def _inspect_all(
