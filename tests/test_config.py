@@ -35,6 +35,7 @@ def test_the_notebooks_recipe_is_as_the_notebook_has_it() -> None:
     rpn = load_config(RpnConfig, CONFIGS / "notebook/rpn.yaml")
     assert (rpn.train.epochs, rpn.train.global_batch, rpn.train.clip_norm) == (3, 1, 5.0)
     assert rpn.model.scales == ((32, 64, 128),)
+    assert (rpn.input.pad_multiple, rpn.input.one_based, rpn.train.eval_batch) == (1, False, 1)
     assert (rpn.matching.max_positives, rpn.matching.max_negatives) == (256, 256)
     assert (rpn.matching.max_total, rpn.matching.best_anchor_min_iou) == (None, 0.0)
 

@@ -122,12 +122,15 @@ class RpnInputConfig:
         long_side: Upper bound of the long side, pixels; it wins over `short_side`.
         pad_multiple: Height and width of a batch are padded up to a multiple of this, pixels.
         flip: Mirror half of the training images, boxes included.
+        one_based: Boxes' corners count pixels from 1, as VOC's do; false takes them as they are,
+            as the notebook did and some annotation tools write them.
     """
 
     short_side: Count = 800
     long_side: Count = 1333
     pad_multiple: Count = 32
     flip: bool = False
+    one_based: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -25,6 +25,11 @@ def test_box_rows_become_half_open_zero_based_corners() -> None:
     assert rows_to_xyxy(rows, 10, 8).tolist() == [[0, 0, 10, 8], [3, 1, 4, 5]]
 
 
+def test_corners_that_count_from_zero_are_taken_as_they_are() -> None:
+    rows = np.array([[3, 4, 2, 5, 3]], dtype=np.int32)
+    assert rows_to_xyxy(rows, 20, 20, one_based=False).tolist() == [[4, 2, 9, 5]]
+
+
 def test_boxes_beyond_the_image_are_clipped() -> None:
     rows = np.array([[0, 0, -5, 50, 50]], dtype=np.int32)
     assert rows_to_xyxy(rows, 20, 10).tolist() == [[0, 0, 20, 10]]

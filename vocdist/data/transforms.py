@@ -109,6 +109,7 @@ class RpnTransform:
     short_side: int
     long_side: int
     flip: bool = False
+    one_based: bool = True
 
     def __call__(
         self,
@@ -121,7 +122,9 @@ class RpnTransform:
         stored_height, stored_width = image.shape[1:]
         height, width = fitted_size(stored_height, stored_width, self.short_side, self.long_side)
         scaled = crop_resize(image, (0, 0, stored_height, stored_width), (height, width))
-        boxes = torch.from_numpy(rows_to_xyxy(annotations.boxes, stored_width, stored_height))
+        boxes = torch.from_numpy(
+            rows_to_xyxy(annotations.boxes, stored_width, stored_height, one_based=self.one_based)
+        )
         # The two factors differ by the rounding of each side.
         boxes = boxes * torch.tensor([width / stored_width, height / stored_height] * 2)
         if self.flip and rng.random() < 0.5:

@@ -181,7 +181,8 @@ def _load_backbone(network: nn.Module, config: RpnConfig) -> None:
 def _transform(config: TaskConfig, classes: int, training: bool) -> Transform:
     if isinstance(config, RpnConfig):
         box = config.input
-        return RpnTransform(box.short_side, box.long_side, flip=training and box.flip)
+        flip = training and box.flip
+        return RpnTransform(box.short_side, box.long_side, flip, box.one_based)
     if not training:
         return ClassifierEvalTransform(classes, config.input.size, config.input.eval_crop)
     return ClassifierTrainTransform(
