@@ -7,6 +7,7 @@ Usage: summarize.py RUN [RUN ...].
 
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,35 +19,37 @@ from vocdist.training.run_folder import RESULTS, load_results
 ROWS = (
     ("mAP", "mAP", "mAP_prior", "class frequencies"),
     ("macro-F1", "macro_f1", None, ""),
-    ("recall@0.5, 50 proposals", "recall50@50", "recall50@50/random", "random boxes"),
-    ("recall@0.5, 50 proposals", "recall50@50", "recall50@50/grid", "uniform grid"),
-    ("recall@0.5, 200 proposals", "recall50@200", "recall50@200/random", "random boxes"),
-    ("recall@0.5, 200 proposals", "recall50@200", "recall50@200/grid", "uniform grid"),
+    ("recall@0.5, 50 boxes", "recall50@50", "recall50@50/random", "random boxes"),
+    ("", "recall50@50", "recall50@50/grid", "uniform grid"),
+    ("recall@0.5, 200 boxes", "recall50@200", "recall50@200/random", "random boxes"),
+    ("", "recall50@200", "recall50@200/grid", "uniform grid"),
 )
 
 
 def main(arguments: list[str]) -> None:
     """Print one table over all runs, then where things are."""
-    table = Table()
+    table = Table(box=box.SIMPLE)
     for heading in ("run", "figure"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for heading in ("value", "chance"):
-        table.add_column(heading, justify="right")
-    table.add_column("chance: no more than")
+        table.add_column(heading, no_wrap=True, justify="right")
+    table.add_column("by", no_wrap=True)
     for run in map(Path, arguments):
         if not (run / RESULTS).is_file():
             raise UserError(f"{run}: no {RESULTS}: not a finished run")
         results = load_results(run / RESULTS)
+        name = run.name
         for figure, key, chance, meaning in ROWS:
             if key in results:
+                value = f"{results[key]:.3f}" if figure else ""
                 guess = f"{results[chance]:.3f}" if chance else ""
-                table.add_row(run.name, figure, f"{results[key]:.3f}", guess, meaning)
+                table.add_row(name, figure, value, guess, meaning)
+                name = ""
     console = Console()
     console.print(table)
     for run in map(Path, arguments):
-        pictures = " ".join(str(path) for path in sorted(run.glob("*.png")))
-        sheet = run / "pictures" / "sheet.png"
-        console.print(f"{run}: {pictures} {sheet if sheet.is_file() else ''}")
+        pictures = [*sorted(run.glob("*.png")), *run.glob("pictures/sheet.png")]
+        console.print(f"{run}: pictures", *(path.relative_to(run) for path in pictures))
 
 
 if __name__ == "__main__":

@@ -353,4 +353,4 @@ class VisualizeConfig:
     keys: tuple[str, ...] | None = None
     count: Count = 12
     split: str = "val"
-    proposals: Count = 40
+    proposals: Count = 20

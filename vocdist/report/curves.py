@@ -154,7 +154,8 @@ def _draw_panel(axis: Axes, title: str, curves: Sequence[Curve], last_epoch: flo
 
 def _draw_curve(axis: Axes, curve: Curve) -> None:
     color = _COLORS[curve.name]
-    many = len(curve.x) > _SMOOTH_ABOVE
+    # A learning rate has no noise to smooth.
+    many = len(curve.x) > _SMOOTH_ABOVE and curve.name != "learning rate"
     smooth = _running_mean(curve.y, len(curve.y) // 20) if many else curve.y
     label = f"{curve.name}  {smooth[-1]:.3f}"
     if many:

@@ -10,7 +10,7 @@ from vocdist.report.overlays import draw_proposals
 from vocdist.training.rpn_task import RpnTask
 
 # More than this many boxes hide the image.
-DRAWN_PROPOSALS = 40
+DRAWN_PROPOSALS = 20
 
 
 @torch.no_grad()
