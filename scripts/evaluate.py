@@ -25,6 +25,8 @@ def main(arguments: list[str]) -> None:
     run, overrides = split_arguments(arguments)
     if run is None:
         raise UserError("which run? python scripts/evaluate.py runs/classifier")
+    if json_path:
+        Path(json_path).parent.mkdir(parents=True, exist_ok=True)
     config, metrics = evaluate_run(Path(run), overrides)
     if not is_main_process():
         return

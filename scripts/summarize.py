@@ -28,6 +28,8 @@ ROWS = (
 
 def main(arguments: list[str]) -> None:
     """Print one table over all runs, then where things are."""
+    if not arguments:
+        raise UserError("which runs? python scripts/summarize.py RUN [RUN ...]")
     table = Table(box=box.SIMPLE)
     for heading in ("run", "figure"):
         table.add_column(heading, no_wrap=True)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from vocdist.command import run_command, split_arguments
@@ -24,6 +23,7 @@ from vocdist.errors import UserError
 from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
 from vocdist.shards.manifest import MANIFEST_NAME
 from vocdist.shards.reader import ShardReader
+from vocdist.training.accelerator import build_accelerator
 from vocdist.training.build import build_loader
 from vocdist.training.overlays import proposal_overlays
 from vocdist.training.rpn_task import RpnTask
@@ -92,10 +92,9 @@ def from_run(folder: Path, config: VisualizeConfig) -> Pictures:
     task = load_task(run, folder)
     if not isinstance(run, RpnConfig) or not isinstance(task, RpnTask):
         raise UserError(f"{folder}: a classifier proposes no boxes: pass an RPN run or shards")
-    if torch.cuda.is_available():
-        task.model.cuda()
+    task.model.to(build_accelerator(run.runtime).device)
     reader = ShardReader(run.data.shards, config.split)
-    loader = build_loader(run, reader, training=False, rank=0, world_size=1)
+    loader = build_loader(run, reader, training=False)
     index = {record.key: i for i, record in enumerate(reader.annotations)}
     keys = _chosen(list(index), config, run.data.shards)
     overlays = proposal_overlays(task, loader, [index[k] for k in keys], drawn=config.proposals)
@@ -103,6 +102,8 @@ def from_run(folder: Path, config: VisualizeConfig) -> Pictures:
 
 
 def _chosen(keys: Sequence[str], config: VisualizeConfig, where: Path) -> list[str]:
+    if not keys:
+        raise UserError(f"{where}: holds no image")
     if config.keys is None:
         return list(islice(keys, config.count))
     unknown = [key for key in config.keys if key not in set(keys)]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vocdist.config import ClassifierConfig, RpnConfig, ShardsConfig
+from vocdist.config import ClassifierConfig, RpnConfig, ShardsConfig, VisualizeConfig
 from vocdist.config_file import config_differences, load_config, save_config
 from vocdist.errors import UserError
 
@@ -63,6 +63,8 @@ def test_a_bare_no_means_full_precision() -> None:
         ("train.epochs=0", r"train\.epochs=0.*greater than or equal to 1"),
         ("runtime.device=tpu", r"runtime\.device='tpu'.*'auto', 'cpu', 'cuda' or 'mps'"),
         ("train.epochs", r"not an override.*section\.key=value"),
+        ("train=3", r"'train' on the command line is a section"),
+        ("train.seed=-1", r"greater than or equal to 0"),
         ("train.epochs=[", r"not a YAML value"),
     ],
 )
@@ -82,6 +84,30 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     path.write_text("train: {epochz: 3}")
     with pytest.raises(UserError, match=r"a\.yaml.*train\.epochs"):
         load_config(ClassifierConfig, path)
+
+
+def test_a_section_whose_lines_are_commented_out_keeps_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("train:\n  # epochs: 3\ndata: {num_workers: 0}\n")
+    config = load_config(ClassifierConfig, path)
+    assert (config.train.epochs, config.data.num_workers) == (8, 0)
+
+
+@pytest.mark.parametrize("keys", ["2008_000008", "000012", "009963", "42", "img 1"])
+def test_file_stems_stay_as_they_are_written(keys: str) -> None:
+    assert load_config(VisualizeConfig, None, [f"keys=[{keys}]"]).keys == (keys,)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("3e-4", 3e-4), ("1.", 1.0), (".5", 0.5), ("2", 2.0), ("1E3", 1000.0)]
+)
+def test_numbers_are_read_as_yaml_1_2_has_them(text: str, value: float) -> None:
+    assert load_config(ClassifierConfig, None, [f"optim.lr={text}"]).optim.lr == value
+
+
+def test_a_home_folder_is_expanded() -> None:
+    config = load_config(ClassifierConfig, None, ["data.shards=~/shards"])
+    assert config.data.shards == Path.home() / "shards"
 
 
 def test_a_missing_setting_is_named() -> None:

@@ -23,9 +23,11 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
     try:
         main(arguments)
     except UserError as error:
-        # Every rank finds the same mistake; one of them says it.
+        # Before the ranks have met, each finds the same mistake, and one says it.
         if is_main_process():
             print(f"error: {error}", file=sys.stderr, flush=True)
+        elif _ranks_have_met():
+            print(f"error (rank {os.environ['RANK']}): {error}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR_EXIT)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -80,6 +82,11 @@ def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[s
         if argument.startswith(f"{name}="):
             return argument.partition("=")[2], rest[:i] + rest[i + 1 :]
     return None, rest
+
+
+def _ranks_have_met() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
 
 
 def _is_value(rest: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ rooms below `training/`.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid")
@@ -17,12 +17,15 @@ Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+# A file stem may well be a number.
+Key = Annotated[str, Field(coerce_numbers_to_str=True)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
 
 
 def _precision_name(value: Any) -> Any:
-    # YAML reads a bare `no`, which is what accelerate calls fp32, as the boolean False.
-    return "fp32" if value is False or value == "no" else value
+    # Accelerate's own name for it.
+    return "fp32" if value == "no" else value
 
 
 Precision = Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_precision_name)]
@@ -57,7 +60,7 @@ class ShardsConfig:
     """
 
     source: str
-    output: Path
+    output: Folder
     name: str | None = None
     classes: tuple[str, ...] | None = None
     split: Literal["seeded", "lists"] = "seeded"
@@ -87,7 +90,7 @@ class DataConfig:
         limit_val: Likewise for val.
     """
 
-    shards: Path = Path("shards/voc2012")
+    shards: Folder = Path("shards/voc2012")
     num_workers: NonNegative = 2
     limit_train: Count | None = None
     limit_val: Count | None = None
@@ -240,7 +243,7 @@ class TrainConfig:
     accumulate: Count = 1
     eval_batch: Count = 32
     drop_last: bool = False
-    seed: int = 0
+    seed: NonNegative = 0
     clip_norm: Positive | None = None
     resume: str = "auto"
     log_every: Count = 20
@@ -288,7 +291,7 @@ class RunConfig:
         dir: The run's folder: config, metrics, checkpoints, pictures, final weights.
     """
 
-    dir: Path
+    dir: Folder
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -349,8 +352,8 @@ class VisualizeConfig:
         proposals: For an RPN run: how many proposals are drawn on an image.
     """
 
-    output: Path | None = None
-    keys: tuple[str, ...] | None = None
+    output: Folder | None = None
+    keys: tuple[Key, ...] | None = None
     count: Count = 12
     split: str = "val"
     proposals: Count = 20

@@ -1,6 +1,7 @@
 """Reading a config from YAML and `section.key=value` overrides, and writing it back."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
 
 Config = TypeVar("Config")
@@ -23,9 +25,12 @@ def load_config(
         UserError: For an unreadable file, an unknown key (the nearest one is named) or a value
             that does not fit its field.
     """
-    values = _read_yaml(path) if path else {}
+    values = read_yaml(path) if path else {}
     where = str(path) if path else "the command line"
     known = set(_key_paths(config_type))
+    sections = {key.partition(".")[0] for key in known if "." in key}
+    # A section whose lines are all commented out reads as null.
+    values = {k: v for k, v in values.items() if not (v is None and k in sections)}
     for key in _leaves(values):
         _check_key(key, known, where)
     for override in overrides:
@@ -41,7 +46,8 @@ def load_config(
 def save_config(config: Any, path: Path) -> None:
     """Write a config as a complete YAML file that `load_config` reads back to an equal one."""
     text = yaml.safe_dump(plain_config(config), sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    with replaced_when_done(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def plain_config(config: Any) -> dict[str, Any]:
@@ -64,9 +70,45 @@ def config_differences(old: Any, new: Any, ignore: Sequence[str] = ()) -> list[s
     ]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+# Tag -> pattern and possible first characters; the first that matches wins.
+_PLAIN_SCALARS = {
+    "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "tag:yaml.org,2002:int": (r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    "tag:yaml.org,2002:float": (
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+",
+        "-+.0123456789",
+    ),
+}
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars, as far as they matter here.
+
+    PyYAML follows 1.1, to which `2008_000015` and `000012` are numbers, `no` is false and `1e-4` a
+    string.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, pattern) for tag, pattern in resolvers if tag not in (*_PLAIN_SCALARS, _TIMESTAMP)
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+for _tag, (_pattern, _first) in _PLAIN_SCALARS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(f"^({_pattern})$"), list(_first))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of sections.
+
+    Raises:
+        UserError: It cannot be read, or holds something else.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config; the ready ones are in configs/") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -85,7 +127,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
             f"{override!r} is not an override: write section.key=value, for example train.epochs=3"
         )
     try:
-        return key, yaml.safe_load(text)
+        return key, yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{key}: {text!r} is not a YAML value: {_one_line(error)}") from None
 
@@ -102,6 +144,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 def _check_key(key: str, known: set[str], where: str) -> None:
     if key in known:
         return
+    if any(name.startswith(f"{key}.") for name in known):
+        raise UserError(f"'{key}' on {where} is a section: set its keys, as {key}.name=value")
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     # `epochs=3` is a common slip for `train.epochs=3`: look for the bare name in every section.
     named = sorted(path for path in known if path.rpartition(".")[2] == key.rpartition(".")[2])

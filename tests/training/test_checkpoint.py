@@ -90,7 +90,7 @@ position = Position(global_batch=1, manifest_hash="abc")
 print("ready", flush=True)
 for step in itertools.count():
     position = position.after_step(1)
-    checkpoints.save(position, model, {"step": step}, best=False)
+    checkpoints.save(position, model, {"step": step}, best=step % 2 == 0)
 """
 
 
@@ -111,6 +111,10 @@ def test_a_kill_in_the_middle_of_saving_leaves_a_whole_checkpoint(tmp_path: Path
             step = load_position(last).global_step
             assert load_training(last) == {"step": step - 1}
             load_model(nn.Linear(400, 400), last / WEIGHTS)
+            # Every second step is the best so far; it may be one that `last` has not reached.
+            best = Checkpoints(tmp_path, keep=1).best()
+            assert best is not None
+            assert load_position(best).global_step in (step - (step + 1) % 2, step + 1)
     assert last is not None
 
 
@@ -127,5 +131,5 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a checkpoint of this version"):
         load_position(folder)
     (folder / STATE).unlink()
-    with pytest.raises(UserError, match=r"last names step-00000001, which is not there"):
+    with pytest.raises(UserError, match=r"last names step-00000001, which is not whole"):
         checkpoints.last()

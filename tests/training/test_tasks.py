@@ -1,3 +1,5 @@
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,14 @@ from torch import nn
 from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config_file import load_config
 from vocdist.errors import UserError
+from vocdist.shards.convert import convert
+from vocdist.shards.manifest import SplitRule
+from vocdist.shards.reader import ShardReader
+from vocdist.shards.samples import samples_of
 from vocdist.training.build import build_loader, build_reader, build_task, resolve_features
 from vocdist.training.classifier_task import ClassifierTask, positive_weights
+from vocdist.training.overlays import proposal_overlays
+from vocdist.training.rpn_task import RpnTask
 
 RPN = [
     "model.classifier=none",
@@ -105,6 +113,70 @@ def test_an_rpns_records_count_every_box(demo_shards: Path) -> None:
     )
     # In pixels of the stored image, whatever the scale; VOC's w is one short of the extent.
     np.testing.assert_allclose(areas, stored, rtol=1e-3)
+
+
+def test_an_image_without_boxes_is_measured_and_drawn(demo_root: Path, tmp_path: Path) -> None:
+    rules = {"split_lists": False, "split_ratio": 0.5, "split_seed": 0, "skip_difficult": False}
+    # One class of twenty: most images have no box of it.
+    samples = samples_of(demo_root, ("person",), **rules)  # type: ignore[arg-type]
+    convert(
+        samples,
+        tmp_path / "s",
+        name="s",
+        classes=("person",),
+        split_rule=SplitRule(kind="seeded", ratio=0.5, seed=0),
+        skip_difficult=False,
+        samples_per_shard=50,
+    )
+    config = rpn_config(tmp_path / "s", "train.global_batch=4")
+    task = build_task(config, build_reader(config, "train"), pretrained=True)
+    assert isinstance(task, RpnTask)
+    loader = build_loader(config, build_reader(config, "val"), training=False)
+    counts = [len(a.boxes) for a in loader.dataset.reader.annotations]
+    assert 0 in counts and max(counts) > 0
+    task.model.eval()
+    with torch.no_grad():
+        records = [r for batch in loader.evaluation() for r in task.records(task.model, batch)]
+    assert task.metrics(records)["boxes"] == sum(counts)
+    pictures = proposal_overlays(task, loader, [counts.index(0), counts.index(max(counts))])
+    assert len(pictures) == 2
+
+
+def test_samples_survive_the_way_to_a_spawned_worker(demo_shards: Path) -> None:
+    config = rpn_config(demo_shards)
+    loader = build_loader(config, build_reader(config, "train"), training=True)
+    request = loader._training_parts(np.arange(3), epoch=0)[0][0]
+    _, here, _ = loader.dataset[request]
+    _, there, _ = pickle.loads(pickle.dumps(loader.dataset))[request]
+    assert torch.equal(here.image, there.image)
+
+
+def test_a_damaged_image_is_one_line_from_any_worker(demo_shards: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "s"
+    shutil.copytree(demo_shards, shards)
+    reader = ShardReader(shards, "val")
+    entry = reader._entries[2][1]
+    with (shards / "val-000000.tar").open("r+b") as tar:
+        tar.seek(entry.jpg_offset)
+        tar.write(b"\0" * entry.jpg_size)
+    for workers in (0, 1):
+        config = classifier_config(shards, f"data.num_workers={workers}")
+        loader = build_loader(config, reader, training=False)
+        with pytest.raises(UserError) as caught:
+            list(loader.evaluation())
+        assert f"sample {entry.key}: not a readable JPEG" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_split_that_is_not_there_is_named(demo_shards: Path) -> None:
+    with pytest.raises(UserError, match="no split 'test'; its manifest has train, val"):
+        build_reader(classifier_config(demo_shards), "test")
+
+
+def test_levels_out_of_order_are_refused(demo_shards: Path) -> None:
+    config = rpn_config(demo_shards, "model.strides=[32, 16]", "model.scales=[[64], [32]]")
+    with pytest.raises(UserError, match="the finest first"):
+        build_task(config, build_reader(config, "train"), pretrained=False)
 
 
 def test_anchors_must_fit_the_levels(demo_shards: Path) -> None:

@@ -58,8 +58,10 @@ class Batch:
     step_samples: int
 
     def to(self, device: torch.device) -> Self:
-        """Copy to a device; without waiting for it where memory is pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        """Copy to a device, without waiting for it on CUDA, where the memory is pinned."""
+        # MPS reads the source later even when it was freed meanwhile: wait for it there.
+        no_wait = device.type == "cuda"
+        return self._map(lambda tensor: tensor.to(device, non_blocking=no_wait))
 
     def pin_memory(self) -> Self:
         """Pin the host memory (called by torch's DataLoader)."""

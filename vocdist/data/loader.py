@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from vocdist.data.dataset import Batch, SampleRequest, ShardDataset, collate
 from vocdist.data.geometry import fitted_size, padded_size
 from vocdist.data.order import epoch_order, global_batches, rank_share
+from vocdist.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -145,19 +146,26 @@ class BatchLoader:
         return padded_size(self._sizes[batch], self._padding.multiple)
 
     def _load(self, parts: Sequence[list[SampleRequest]]) -> Iterator[Batch]:
-        return iter(
-            DataLoader(
-                self.dataset,
-                batch_sampler=parts,
-                collate_fn=collate,
-                num_workers=self.num_workers,
-                pin_memory=self._pin_memory,
-            )
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=parts,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            pin_memory=self._pin_memory,
         )
+        try:
+            yield from loader
+        except UserError as error:
+            # What a worker raises arrives wrapped in its traceback; the last line is the message.
+            last_line = str(error).strip().splitlines()[-1]
+            raise UserError(last_line.rpartition("UserError: ")[2]) from None
 
 
 def ahead_of_use(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield batches on `device`, the next one's copy being under way while one is used."""
+    """Yield batches on `device`, each sent there before the one in front of it is used.
+
+    With pinned memory the host then never waits for a copy.
+    """
     upcoming: Batch | None = None
     for batch in batches:
         current, upcoming = upcoming, batch.to(device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from vocdist.errors import UserError
+from vocdist.models.classifier import NETWORK_PREFIX
 
 
 def load_weights(network: nn.Module, name: str, weights: str) -> None:
@@ -39,6 +40,8 @@ def load_features(network: nn.Module, state: dict[str, Tensor], origin: str) -> 
         UserError: A feature is missing or has another shape, or there are unknown names.
     """
     own = network.state_dict()
+    # A classifier of ours holds its network under this name.
+    state = {name.removeprefix(NETWORK_PREFIX): value for name, value in state.items()}
     unknown = sorted(state.keys() - own.keys())
     missing = sorted(name for name in own.keys() - state.keys() if not _in_head(name))
     reshaped = sorted(

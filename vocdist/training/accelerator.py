@@ -5,8 +5,13 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    gather_object,
+)
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vocdist.config import RuntimeConfig
 from vocdist.data.loader import usable_cores
@@ -24,13 +29,23 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
         UserError: The device or the precision is not to be had here.
     """
     use_cpu = _check_device(runtime)
-    accelerator = Accelerator(
-        cpu=use_cpu,
-        mixed_precision=_ACCELERATE_PRECISION[runtime.mixed_precision],
-        # Running statistics are averaged when they are needed (`average_buffers`), not copied from
-        # rank 0 at every step.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=use_cpu,
+            mixed_precision=_ACCELERATE_PRECISION[runtime.mixed_precision],
+            # Running statistics are averaged when they are needed (`average_buffers`), not copied
+            # from rank 0 at every step.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            # The loop accumulates by weights; a launcher's setting must not divide them again.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
+    except ValueError as error:
+        raise UserError(f"accelerate refuses runtime.* or its launch config: {error}") from None
+    if runtime.device not in ("auto", accelerator.device.type):
+        raise UserError(
+            f"runtime.device={runtime.device}, but the launch config chose "
+            f"{accelerator.device.type}: take another one from configs/accelerate/"
+        )
     _check_world_size(accelerator)
     if accelerator.device.type == "cpu":
         # Launchers set one thread a process, which leaves most of a laptop idle.
@@ -46,9 +61,12 @@ def average_buffers(accelerator: Accelerator, model: nn.Module) -> None:
     """
     if accelerator.num_processes == 1:
         return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(accelerator.reduce(buffer, reduction="mean"))
+    for module in model.modules():
+        # A frozen backbone's are the same everywhere, and a mean of equals may round.
+        if isinstance(module, _BatchNorm) and module.weight.requires_grad:
+            for name in ("running_mean", "running_var"):
+                statistic = module.get_buffer(name)
+                statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
 
 
 def gather_lists(accelerator: Accelerator, items: list[Item]) -> list[Item]:

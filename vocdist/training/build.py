@@ -17,8 +17,8 @@ from vocdist.data.transforms import (
 )
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
-from vocdist.models.classifier import NETWORK_PREFIX, Classifier
-from vocdist.models.weights import load_features, load_weights, read_state_dict
+from vocdist.models.classifier import Classifier
+from vocdist.models.weights import load_weights
 from vocdist.rpn.network import (
     AnchorRule,
     LossRule,
@@ -40,7 +40,13 @@ DEFAULT_CLASSIFIER_RUN = Path("runs/classifier")
 def build_reader(config: TaskConfig, split: str) -> ShardReader:
     """Open a split of the configured shards, with its limit."""
     limit = config.data.limit_train if split == "train" else config.data.limit_val
-    return ShardReader(config.data.shards, split, limit)
+    reader = ShardReader(config.data.shards, split, limit)
+    if not len(reader):
+        raise UserError(
+            f"{config.data.shards}: its {split} split is empty: make shards with a split_ratio "
+            f"that leaves some images for it"
+        )
+    return reader
 
 
 def build_task(config: TaskConfig, train_reader: ShardReader, *, pretrained: bool) -> Task:
@@ -86,16 +92,25 @@ def build_loader(
     )
 
 
-def resolve_features(config: RpnConfig) -> RpnConfig:
+def resolve_features(config: RpnConfig, begun: RpnConfig | None = None) -> RpnConfig:
     """Settle where the RPN's features come from, so that the run's config says it.
 
     A run's backbone becomes `model.backbone`; `auto` becomes the run in `runs/classifier`, or,
-    without one, ResNet-18 with ImageNet weights.
+    without one, ResNet-18 with ImageNet weights. A run that was `begun` keeps what it has, since
+    its checkpoints hold the backbone.
 
     Raises:
         UserError: A path was given that is neither a finished run nor a weights file.
     """
     source = config.model.classifier
+    if begun and source in ("auto", begun.model.classifier):
+        kept = replace(
+            config.model,
+            classifier=begun.model.classifier,
+            backbone=begun.model.backbone,
+            weights=begun.model.weights,
+        )
+        return replace(config, model=kept)
     if source == "auto":
         if not (DEFAULT_CLASSIFIER_RUN / FINAL_WEIGHTS).is_file():
             fallback = replace(config.model, classifier="none", backbone="resnet18")
@@ -128,6 +143,10 @@ def _build_classifier(
 
 def _build_proposal_model(config: RpnConfig, pretrained: bool) -> ProposalModel:
     settings, matching = config.model, config.matching
+    if not settings.strides or list(settings.strides) != sorted(set(settings.strides)):
+        raise UserError(
+            f"model.strides={list(settings.strides)}: give each level once, the finest first"
+        )
     if len(settings.scales) != len(settings.strides):
         raise UserError(
             f"model.scales has {len(settings.scales)} groups for {len(settings.strides)} levels "
@@ -169,13 +188,9 @@ def _load_backbone(network: nn.Module, config: RpnConfig) -> None:
     source = config.model.classifier
     if source == "none":
         load_weights(network, config.model.backbone, config.model.weights)
-    elif Path(source).is_file():
-        load_weights(network, config.model.backbone, source)
     else:
-        path = Path(source) / FINAL_WEIGHTS
-        state = read_state_dict(path)
-        own = {name.removeprefix(NETWORK_PREFIX): value for name, value in state.items()}
-        load_features(network, own, str(path))
+        path = Path(source) if Path(source).is_file() else Path(source) / FINAL_WEIGHTS
+        load_weights(network, config.model.backbone, str(path))
 
 
 def _transform(config: TaskConfig, classes: int, training: bool) -> Transform:

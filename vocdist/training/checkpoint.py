@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -96,9 +97,10 @@ class Checkpoints:
             (temporary / STATE).write_text(json.dumps(asdict(position), indent=1) + "\n")
             for path in temporary.iterdir():
                 fsync(path)
-        self._point("last", final)
+        # In this order: a kill between the two repeats the epoch, and with it the decision.
         if best:
             self._point("best", final)
+        self._point("last", final)
         self._prune()
 
     def last(self) -> Path | None:
@@ -119,8 +121,20 @@ class Checkpoints:
             return None
         target = self.folder / pointer.read_text().strip()
         if not (target / STATE).is_file():
-            raise UserError(f"{pointer} names {target.name}, which is not there: delete {pointer}")
+            raise UserError(
+                f"{pointer} names {target.name}, which is not whole: write the name of another "
+                f"folder beside it into that file, or choose another run.dir"
+            )
         return target
+
+    def rewind(self, checkpoint: Path) -> None:
+        """Make an earlier checkpoint of this run the last one; what came after it is removed."""
+        later = [path for path in self.folder.glob("step-*") if path.name > checkpoint.name]
+        if self.best() in later:
+            (self.folder / "best").unlink()
+        self._point("last", checkpoint)
+        for path in later:
+            shutil.rmtree(path)
 
     def _prune(self) -> None:
         pointed = {self.last(), self.best()}
@@ -142,8 +156,16 @@ def load_position(checkpoint: Path) -> Position:
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:
-    """Read optimizer and meters of a checkpoint, tensors on the CPU."""
-    state: dict[str, Any] = torch.load(checkpoint / TRAINING, map_location="cpu", weights_only=True)
+    """Read optimizer and meters of a checkpoint, tensors on the CPU.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    path = checkpoint / TRAINING
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen unrelated types for a bad file
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
     return state
 
 
@@ -151,6 +173,19 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | Non
     """Write a model's state dict as safetensors, each tensor contiguous in memory."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(state, path, dict(metadata or {}))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `save_weights` wrote beside the tensors; empty when it wrote nothing.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as weights:
+            return dict(weights.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 def load_model(model: nn.Module, path: Path) -> None:

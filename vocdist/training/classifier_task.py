@@ -22,7 +22,6 @@ class ClassifierTask:
         pos_weight: (classes,) factor of each class's positives in the loss; None for 1.
     """
 
-    name = "classifier"
     best_metric = "mAP"
     headline: tuple[str, ...] = ("mAP", "macro_f1", "sample_f1")
 

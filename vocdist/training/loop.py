@@ -4,6 +4,7 @@ Everything random is a function of the position (seed, epoch, sample, step), nev
 before, so a run that goes on from a checkpoint does what the undisturbed run would have done.
 """
 
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from vocdist.config import OptimConfig, TrainConfig
 from vocdist.data.dataset import Batch
 from vocdist.data.loader import BatchLoader, ahead_of_use
+from vocdist.errors import UserError
 from vocdist.training.accelerator import average_buffers
 from vocdist.training.checkpoint import WEIGHTS, Checkpoints, Position, load_model, load_training
 from vocdist.training.clock import StepClock
@@ -54,6 +56,11 @@ class Trainer:
         self._recent_losses = LossMeter(self.accelerator)
         self._clock = StepClock()
         self._steps_per_epoch = self.train_loader.steps_per_epoch()
+        if not self._steps_per_epoch:
+            raise UserError(
+                f"train.drop_last leaves no step: {len(self.train_loader.dataset)} samples give no "
+                f"whole batch of {self.train.global_batch}: lower train.global_batch"
+            )
 
     def fit(self) -> None:
         """Train from the position to the last epoch; measure and save after each."""
@@ -123,8 +130,10 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def _log_step(self) -> None:
-        losses = {f"train/{name}": mean for name, mean in self._recent_losses.means().items()}
+        means = self._recent_losses.means()
+        self._check_finite(means)
         self._recent_losses.reset()
+        losses = {f"train/{name}": mean for name, mean in means.items()}
         self.tracker.log(
             {
                 "global_step": self.position.global_step,
@@ -137,6 +146,7 @@ class Trainer:
 
     def _end_epoch(self, metrics: dict[str, float], train_s: float, epoch_s: float) -> None:
         losses = self._epoch_losses.means()
+        self._check_finite(losses)
         self._epoch_losses.reset()
         self.position = self.position.after_epoch(metrics[self.task.best_metric])
         epoch = self.position.epoch
@@ -156,6 +166,14 @@ class Trainer:
             f"epoch {epoch}/{self.train.epochs}  train loss {losses['loss']:.4f}  "
             f"val loss {metrics['loss']:.4f}  {figures}  {epoch_s:.1f} s"
         )
+
+    def _check_finite(self, losses: dict[str, float]) -> None:
+        """Stop rather than train on nothing; every rank holds the same means."""
+        if not all(math.isfinite(mean) for mean in losses.values()):
+            raise UserError(
+                f"the loss is {losses} at step {self.position.global_step}: lower optim.lr, set "
+                f"train.clip_norm or use runtime.mixed_precision=fp32; the last checkpoint is good"
+            )
 
     def save(self, *, best: bool) -> None:
         """Save the position and all that training goes on from (a collective)."""

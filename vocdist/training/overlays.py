@@ -36,7 +36,7 @@ def proposal_overlays(
             draw_proposals(
                 Image.fromarray(pixels),
                 proposals.cpu().numpy(),
-                batch.targets["boxes"][0].cpu().numpy(),
+                batch.targets["boxes"][0][batch.targets["box_mask"][0]].cpu().numpy(),
                 gt_labels=[classes[i] for i in records.boxes[:, 0]],
             )
         )

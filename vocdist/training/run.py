@@ -1,19 +1,23 @@
 """A training run from its config to its results, and measuring a finished one."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 
+from vocdist.atomic import replaced_when_done
 from vocdist.config import ClassifierConfig, RpnConfig
-from vocdist.config_file import load_config, plain_config, save_config
+from vocdist.config_file import load_config, plain_config
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import UserError
 from vocdist.models.pixels import set_channels_last
 from vocdist.report.curves import plot_curves
 from vocdist.report.overlays import contact_sheet
-from vocdist.shards.manifest import load_manifest, manifest_hash
+from vocdist.shards.manifest import manifest_hash
+from vocdist.shards.reader import ShardReader
 from vocdist.training.accelerator import build_accelerator
 from vocdist.training.build import (
     TaskConfig,
@@ -22,7 +26,14 @@ from vocdist.training.build import (
     build_task,
     resolve_features,
 )
-from vocdist.training.checkpoint import WEIGHTS, Checkpoints, Position, load_model, save_weights
+from vocdist.training.checkpoint import (
+    WEIGHTS,
+    Checkpoints,
+    Position,
+    load_model,
+    read_metadata,
+    save_weights,
+)
 from vocdist.training.evaluation import evaluate
 from vocdist.training.loop import Trainer
 from vocdist.training.overlays import proposal_overlays
@@ -32,13 +43,23 @@ from vocdist.training.run_folder import (
     CONFIG,
     FINAL_WEIGHTS,
     RESULTS,
-    checkpoint_to_resume,
+    begun_config,
     load_results,
-    position_to_resume,
+    plan_start,
+    prepare_folder,
     save_results,
+    task_of,
 )
 from vocdist.training.task import Task
-from vocdist.training.tracking import METRICS, NullTracker, Tracker, drop_rows_after
+from vocdist.training.tracking import METRICS, NullTracker, Tracker
+
+
+class Readers(NamedTuple):
+    """The two splits that a training needs."""
+
+    train: ShardReader
+    val: ShardReader
+
 
 # Val images in the picture of proposals at the end of a run.
 PICTURED = 6
@@ -50,37 +71,32 @@ def train(config: TaskConfig) -> dict[str, float]:
     Raises:
         UserError: Something the user can mend; it is looked for before any process group forms.
     """
-    load_manifest(config.data.shards)
+    readers = Readers(build_reader(config, "train"), build_reader(config, "val"))
     if isinstance(config, RpnConfig):
-        config = resolve_features(config)
+        config = resolve_features(config, begun_config(RpnConfig, config.run.dir))
     checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
-    checkpoint = checkpoint_to_resume(config, checkpoints)
-    position = Position(
-        global_batch=config.train.global_batch, manifest_hash=manifest_hash(config.data.shards)
-    )
-    if checkpoint:
-        position = position_to_resume(checkpoint, position.manifest_hash, position.global_batch)
+    start = plan_start(config, checkpoints, manifest_hash(config.data.shards))
     # The same weights on every rank, whatever the launcher did to the generators.
     torch.manual_seed(config.train.seed)
-    train_reader = build_reader(config, "train")
-    task = build_task(config, train_reader, pretrained=checkpoint is None)
+    task = build_task(config, readers.train, pretrained=start.checkpoint is None)
 
     accelerator = build_accelerator(config.runtime)
-    say = accelerator.print
-    if position.epoch == config.train.epochs and (config.run.dir / RESULTS).is_file():
-        say(f"{config.run.dir}: already trained for {position.epoch} epochs; nothing to do")
-        return load_results(config.run.dir / RESULTS)
+    position, results = start.position, config.run.dir / RESULTS
+    if position.epoch == config.train.epochs and results.is_file() and not start.rewound:
+        accelerator.print(f"{config.run.dir}: already trained for {position.epoch} epochs")
+        return load_results(results)
     if accelerator.is_main_process:
-        config.run.dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, config.run.dir / CONFIG)
-        drop_rows_after(config.run.dir, position.global_step if checkpoint else -1)
+        prepare_folder(config, checkpoints, start)
     with _tracker(config, accelerator, position.wandb_run_id) as tracker:
-        say(tracker.whereabouts)
+        accelerator.print(tracker.whereabouts)
         position = replace(position, wandb_run_id=tracker.run_id)
-        trainer = _trainer(config, task, accelerator, checkpoints, tracker, position)
-        if checkpoint:
-            trainer.restore(checkpoint)
-            say(f"going on from {checkpoint}: epoch {position.epoch + 1}, step {position.step}")
+        trainer = _trainer(config, task, readers, accelerator, checkpoints, tracker, position)
+        if start.checkpoint:
+            trainer.restore(start.checkpoint)
+            accelerator.print(
+                f"going on from {start.checkpoint}: epoch {position.epoch + 1}, "
+                f"step {position.step}"
+            )
         trainer.fit()
         return _finish(config, trainer)
 
@@ -96,7 +112,7 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> tuple[TaskConfig, dict[
     task = load_task(config, run_dir)
     _lay_out(config, task, accelerator)
     model = accelerator.prepare_model(task.model, evaluation_mode=True)
-    loader = _loader(config, accelerator, training=False)
+    loader = _loader(config, build_reader(config, "val"), accelerator, training=False)
     batches = ahead_of_use(loader.evaluation(), accelerator.device)
     return config, evaluate(task, model, batches, len(loader.dataset), accelerator)
 
@@ -107,25 +123,32 @@ def load_run_config(run_dir: Path, overrides: list[str]) -> TaskConfig:
     Raises:
         UserError: The folder is not a run.
     """
-    path = run_dir / CONFIG
-    if not path.is_file():
-        raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
-    # Only an RPN has anchors to match.
-    is_rpn = "\nmatching:" in path.read_text(encoding="utf-8")
-    if is_rpn:
-        return load_config(RpnConfig, path, overrides)
-    return load_config(ClassifierConfig, path, overrides)
+    if task_of(run_dir) == "rpn":
+        return load_config(RpnConfig, run_dir / CONFIG, overrides)
+    return load_config(ClassifierConfig, run_dir / CONFIG, overrides)
 
 
 def load_task(config: TaskConfig, run_dir: Path) -> Task:
-    """A run's task with its final weights, or its best checkpoint's while it is still training."""
-    task = build_task(config, build_reader(config, "train"), pretrained=False)
+    """A run's task with its final weights, or its best checkpoint's while it is still training.
+
+    Raises:
+        UserError: There are no weights yet, or the classifier knows other classes than the shards.
+    """
+    reader = build_reader(config, "train")
+    task = build_task(config, reader, pretrained=False)
     weights = run_dir / FINAL_WEIGHTS
     best = Checkpoints(run_dir / CHECKPOINTS, keep=1).best()
     if not weights.is_file():
         if best is None:
             raise UserError(f"{run_dir}: no weights yet: let an epoch finish first")
         weights = best / WEIGHTS
+    classes = read_metadata(weights).get("classes")
+    foreign = classes is not None and tuple(json.loads(classes)) != reader.manifest.classes
+    if foreign and isinstance(config, ClassifierConfig):
+        raise UserError(
+            f"{run_dir}: was trained for other classes than those of {config.data.shards}: make "
+            f"shards with the same classes, in the same order"
+        )
     load_model(task.model, weights)
     return task
 
@@ -145,6 +168,7 @@ def _tracker(config: TaskConfig, accelerator: Accelerator, run_id: str | None) -
 def _trainer(
     config: TaskConfig,
     task: Task,
+    readers: Readers,
     accelerator: Accelerator,
     checkpoints: Checkpoints,
     tracker: Tracker,
@@ -160,8 +184,8 @@ def _trainer(
         task=task,
         model=model,
         optimizer=optimizer,
-        train_loader=_loader(config, accelerator, training=True),
-        val_loader=_loader(config, accelerator, training=False),
+        train_loader=_loader(config, readers.train, accelerator, training=True),
+        val_loader=_loader(config, readers.val, accelerator, training=False),
         accelerator=accelerator,
         checkpoints=checkpoints,
         tracker=tracker,
@@ -177,10 +201,12 @@ def _lay_out(config: TaskConfig, task: Task, accelerator: Accelerator) -> None:
     set_channels_last(task.model, config.runtime.channels_last and not on_mps)
 
 
-def _loader(config: TaskConfig, accelerator: Accelerator, *, training: bool) -> BatchLoader:
+def _loader(
+    config: TaskConfig, reader: ShardReader, accelerator: Accelerator, *, training: bool
+) -> BatchLoader:
     return build_loader(
         config,
-        build_reader(config, "train" if training else "val"),
+        reader,
         training=training,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
@@ -193,10 +219,13 @@ def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
     best = trainer.checkpoints.best()
     if best is not None:
         load_model(trainer.task.model, best / WEIGHTS)
-    metrics = {**trainer.measure(), "epoch": trainer.position.best_epoch}
+    epoch = trainer.position.best_epoch if best else trainer.position.epoch
+    metrics = {**trainer.measure(), "epoch": epoch}
     if trainer.accelerator.is_main_process:
         run_dir = config.run.dir
-        save_weights(trainer.task.model, run_dir / FINAL_WEIGHTS)
+        classes = trainer.val_loader.dataset.reader.manifest.classes
+        with replaced_when_done(run_dir / FINAL_WEIGHTS) as temporary:
+            save_weights(trainer.task.model, temporary, {"classes": json.dumps(classes)})
         pictures = {"curves": run_dir / "curves.png"}
         plot_curves(run_dir / METRICS, pictures["curves"])
         if isinstance(trainer.task, RpnTask):

@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from vocdist.config_file import config_differences, load_config
+from vocdist.atomic import replaced_when_done
+from vocdist.config_file import config_differences, load_config, read_yaml, save_config
 from vocdist.errors import UserError
 from vocdist.training.checkpoint import STATE, Checkpoints, Position, load_position
+from vocdist.training.tracking import drop_rows_after
+
+Config = TypeVar("Config")
 
 CONFIG = "config.yaml"
 FINAL_WEIGHTS = "model.safetensors"
@@ -24,69 +29,124 @@ FREE_TO_CHANGE = (
     "train.log_every",
     "train.save_every",
     "train.keep",
-    "train.accumulate",
+    "data.shards",  # the manifest is compared instead
 )
 
 
-def checkpoint_to_resume(config: Any, checkpoints: Checkpoints) -> Path | None:
-    """The checkpoint that `train.resume` asks for; None to begin.
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins.
+
+    Attributes:
+        position: The first one, or that of the checkpoint.
+        checkpoint: What to restore; None to begin anew.
+        rewound: The checkpoint is not the last of this run folder.
+    """
+
+    position: Position
+    checkpoint: Path | None = None
+    rewound: bool = False
+
+
+def begun_config(config_type: type[Config], run_dir: Path) -> Config | None:
+    """The settings a run folder was begun with; None when there is no run.
 
     Raises:
-        UserError: `never` over a run that is there, a path that is no checkpoint, or `auto` with
-            settings other than those the run was begun with (the differences are listed).
+        UserError: It holds a run of the other task.
     """
-    resume = config.train.resume
-    if resume not in ("auto", "never"):
-        chosen = Path(resume)
-        if not (chosen / STATE).is_file():
-            raise UserError(
-                f"train.resume={resume}: not a checkpoint folder; they are in "
-                f"{checkpoints.folder}/step-*, and 'auto' takes the last"
-            )
-        return chosen
-    last = checkpoints.last()
-    run_dir = config.run.dir
-    if last is None:
+    path = run_dir / CONFIG
+    if not path.is_file():
         return None
-    if resume == "never":
+    task = task_of(run_dir)
+    expected = next(f.default for f in fields(config_type) if f.name == "task")  # type: ignore[arg-type]
+    if task != expected:
+        raise UserError(f"{run_dir}: holds a run of another task ({task}): choose another run.dir")
+    return load_config(config_type, path)
+
+
+def task_of(run_dir: Path) -> str:
+    """`classifier` or `rpn`.
+
+    Raises:
+        UserError: The folder is not a run.
+    """
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
+    return str(read_yaml(path).get("task"))
+
+
+def plan_start(config: Any, checkpoints: Checkpoints, manifest_hash: str) -> Start:
+    """Decide what `train.resume` asks for; nothing is written yet.
+
+    Raises:
+        UserError: `never` over a run that is there; a path that is no checkpoint, or of another
+            run while `run.dir` holds one; other shards; or settings other than those the
+            checkpoint was made with (the differences are listed).
+    """
+    first = Position(global_batch=config.train.global_batch, manifest_hash=manifest_hash)
+    resume, last = config.train.resume, checkpoints.last()
+    if last and resume == "never":
         raise UserError(
-            f"{run_dir}: holds a run and train.resume=never: choose another run.dir, delete that "
-            f"folder, or let train.resume=auto go on with it"
+            f"{config.run.dir}: holds a run and train.resume=never: choose another run.dir, delete "
+            f"that folder, or let train.resume=auto go on with it"
         )
-    begun_with = load_config(type(config), run_dir / CONFIG)
-    differences = config_differences(begun_with, config, FREE_TO_CHANGE)
+    chosen = last if resume in ("auto", "never") else _named_checkpoint(resume, checkpoints)
+    if chosen is None:
+        return Start(first)
+    position = load_position(chosen)
+    if position.manifest_hash != manifest_hash:
+        raise UserError(
+            f"{chosen}: was trained on other shards: pass the data.shards it was begun with, or "
+            f"choose another run.dir"
+        )
+    begun = begun_config(type(config), chosen.parent.parent)
+    differences = config_differences(begun, config, FREE_TO_CHANGE) if begun else []
     if differences:
         listed = "\n  ".join(differences)
         raise UserError(
-            f"{run_dir}: holds a run that was begun with other settings:\n  {listed}\n"
+            f"{chosen.parent.parent}: holds a run that was begun with other settings:\n  {listed}\n"
             f"choose another run.dir, or delete that folder to begin anew"
         )
-    return last
+    best = checkpoints.best()
+    if best is None or best.name > chosen.name:
+        # What was best so far is not in this folder, or lies behind the point of return.
+        position = replace(position, best_value=float("-inf"), best_epoch=0)
+    return Start(position, chosen, rewound=chosen != last)
 
 
-def position_to_resume(checkpoint: Path, manifest_hash: str, global_batch: int) -> Position:
-    """The position of a checkpoint, if the shards and the order of samples are still the same.
+def prepare_folder(config: Any, checkpoints: Checkpoints, start: Start) -> None:
+    """Make the run folder ready for a start; call on one process."""
+    run_dir = config.run.dir
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(config, run_dir / CONFIG)
+    drop_rows_after(run_dir, start.position.global_step if start.checkpoint else -1)
+    if start.rewound and start.checkpoint and checkpoints.last():
+        checkpoints.rewind(start.checkpoint)
+        for name in (RESULTS, FINAL_WEIGHTS):
+            (run_dir / name).unlink(missing_ok=True)
 
-    Raises:
-        UserError: They are not.
-    """
-    position = load_position(checkpoint)
-    if position.manifest_hash != manifest_hash:
+
+def _named_checkpoint(resume: str, checkpoints: Checkpoints) -> Path:
+    chosen = Path(resume).resolve()
+    if not (chosen / STATE).is_file():
         raise UserError(
-            f"{checkpoint}: was trained on other shards: pass the data.shards it was begun with, "
-            f"or choose another run.dir"
+            f"train.resume={resume}: not a checkpoint folder; they are in "
+            f"{checkpoints.folder}/step-*, and 'auto' takes the last"
         )
-    if position.global_batch != global_batch:
+    own = chosen.parent == checkpoints.folder.resolve()
+    if not own and checkpoints.last():
         raise UserError(
-            f"{checkpoint}: was trained with train.global_batch={position.global_batch}, not "
-            f"{global_batch}: the order of samples depends on it"
+            f"{checkpoints.folder.parent}: holds a run, and {resume} belongs to another: choose a "
+            f"new run.dir to go on from it"
         )
-    return position
+    return checkpoints.folder / chosen.name if own else chosen
 
 
 def save_results(results: Mapping[str, float], path: Path) -> None:
     """Write flat metrics as JSON."""
-    path.write_text(json.dumps(dict(results), indent=1) + "\n", encoding="utf-8")
+    with replaced_when_done(path) as temporary:
+        temporary.write_text(json.dumps(dict(results), indent=1) + "\n", encoding="utf-8")
 
 
 def load_results(path: Path) -> dict[str, float]:

@@ -14,13 +14,11 @@ class Task(Protocol):
     """A model, its losses, and what is measured.
 
     Attributes:
-        name: `classifier` or `rpn`.
         model: All weights, frozen ones too; what `forward` computes goes through DDP.
         best_metric: Name of the metric whose maximum marks the best checkpoint.
         headline: Names of the metrics that stand in the line of an epoch.
     """
 
-    name: str
     model: nn.Module
     best_metric: str
     headline: tuple[str, ...]

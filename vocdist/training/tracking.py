@@ -1,6 +1,7 @@
 """Where a run's numbers go: `metrics.jsonl` always, Weights & Biases as configured."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -37,21 +38,13 @@ class Tracker:
         self._file = (run_dir / METRICS).open("a", encoding="utf-8")
         self._run = None
         if mode == "auto":
-            # No prompt and no request: only a look for credentials.
+            # No prompt and no request: the user's own word, else a look for credentials.
             logged_in = wandb.login(prompt=False, verify=False)
-            mode = "online" if logged_in else "offline"
+            mode = os.environ.get("WANDB_MODE", "online" if logged_in else "offline")
         if mode == "disabled":
             return
-        self._run = wandb.init(
-            project=project,
-            name=run_dir.name,
-            dir=run_dir,
-            id=run_id,
-            resume="allow",
-            mode="online" if mode == "online" else "offline",
-            config=dict(config),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        options = {"project": project, "name": run_dir.name, "dir": run_dir, "id": run_id}
+        self._run = _start_run(mode, {**options, "config": dict(config)})
         # W&B drops rows whose own step is below the last one: plot against ours instead.
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")
@@ -98,6 +91,16 @@ class Tracker:
         self._file.close()
         if self._run:
             self._run.finish(exit_code=0 if error is None else 1)
+
+
+def _start_run(mode: str, options: Mapping[str, Any]) -> wandb.Run:
+    settings = wandb.Settings(silent=True, console="off")
+    try:
+        return wandb.init(mode=mode, resume="allow", settings=settings, **options)  # type: ignore[arg-type]
+    except wandb.Error as error:
+        # No network is no reason not to train.
+        print(f"W&B cannot be reached ({error}): this run is logged offline")
+        return wandb.init(mode="offline", resume="allow", settings=settings, **options)
 
 
 class NullTracker(Tracker):

@@ -1,11 +1,11 @@
 """Which stem is in which split: by seed, or by the lists in ImageSets/Main."""
 
-import os
 import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
 
 # In VOC's per-class lists: absent, difficult, present.
@@ -108,7 +108,8 @@ def write_image_sets(
             raise UserError(f"{path} exists with other content: move it, or write elsewhere")
     main.mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():
-        _write_atomically(path, content)
+        with replaced_when_done(path) as temporary:
+            temporary.write_bytes(content)
 
 
 def _stems_of(text: str) -> list[str]:
@@ -121,18 +122,6 @@ def _stems_of(text: str) -> list[str]:
         if stem:
             stems.append(stem)
     return stems
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _some(stems: Iterable[str]) -> str:

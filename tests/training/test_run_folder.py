@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.config_file import load_config, save_config
+from vocdist.errors import UserError
+from vocdist.training.checkpoint import Checkpoints, Position
+from vocdist.training.run_folder import (
+    CONFIG,
+    RESULTS,
+    begun_config,
+    plan_start,
+    prepare_folder,
+    save_results,
+)
+
+SHARDS = "abc"
+
+
+def config_of(run: Path, *overrides: str) -> ClassifierConfig:
+    return load_config(ClassifierConfig, None, [f"run.dir={run}", *overrides])
+
+
+def a_run(run: Path, best_epoch: int = 1) -> tuple[ClassifierConfig, Checkpoints]:
+    """A run of three epochs of two steps, all checkpoints kept."""
+    config = config_of(run)
+    checkpoints = Checkpoints(run / "checkpoints", keep=9)
+    run.mkdir()
+    save_config(config, run / CONFIG)
+    position = Position(global_batch=32, manifest_hash=SHARDS)
+    for epoch in range(1, 4):
+        position = position.after_step(32).after_step(32)
+        position = position.after_epoch(0.9 if epoch == best_epoch else 0.1 * epoch)
+        best = position.best_epoch == epoch
+        checkpoints.save(position, nn.Linear(1, 1), {}, best=best)
+    save_results({"mAP": 0.9}, run / RESULTS)
+    return config, checkpoints
+
+
+def test_an_empty_folder_begins_at_the_beginning(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    for resume in ("auto", "never"):
+        start = plan_start(config_of(tmp_path, f"train.resume={resume}"), checkpoints, SHARDS)
+        assert start.checkpoint is None
+        assert start.position.global_step == 0
+
+
+def test_auto_goes_on_from_the_last(tmp_path: Path) -> None:
+    config, checkpoints = a_run(tmp_path / "run")
+    start = plan_start(config, checkpoints, SHARDS)
+    assert start.checkpoint == checkpoints.last()
+    assert (start.position.epoch, start.position.best_epoch) == (3, 1)
+    assert not start.rewound
+
+
+def test_never_and_other_shards_and_other_settings_are_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config, checkpoints = a_run(run)
+    with pytest.raises(UserError, match=r"train\.resume=never"):
+        plan_start(config_of(run, "train.resume=never"), checkpoints, SHARDS)
+    with pytest.raises(UserError, match="other shards"):
+        plan_start(config, checkpoints, "another hash")
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.0003 -> 0\.1"):
+        plan_start(config_of(run, "optim.lr=0.1"), checkpoints, SHARDS)
+    # What does not change the result may change, a moved shard folder too.
+    moved = config_of(run, "data.num_workers=0", "data.shards=elsewhere", "train.keep=5")
+    assert plan_start(moved, checkpoints, SHARDS).checkpoint
+
+
+@pytest.mark.parametrize(("best_epoch", "kept"), [(1, (0.9, 1)), (3, (float("-inf"), 0))])
+def test_going_back_in_a_run_forgets_what_came_after(
+    tmp_path: Path, best_epoch: int, kept: tuple[float, int]
+) -> None:
+    run = tmp_path / "run"
+    _, checkpoints = a_run(run, best_epoch)
+    second = run / "checkpoints" / "step-00000004"
+    config = config_of(run, f"train.resume={second}")
+    start = plan_start(config, checkpoints, SHARDS)
+    assert start.rewound
+    assert start.position.epoch == 2
+    assert (start.position.best_value, start.position.best_epoch) == kept
+    prepare_folder(config, checkpoints, start)
+    assert checkpoints.last() == second
+    assert not (run / "checkpoints" / "step-00000006").exists()
+    assert not (run / RESULTS).exists()
+    assert (checkpoints.best() is None) == (best_epoch == 3)
+
+
+def test_another_runs_checkpoint_may_begin_a_new_folder_only(tmp_path: Path) -> None:
+    _, first = a_run(tmp_path / "first")
+    chosen = first.last()
+    second = config_of(tmp_path / "second", f"train.resume={chosen}")
+    start = plan_start(second, Checkpoints(tmp_path / "second/checkpoints", 1), SHARDS)
+    # Its best weights are not in the new folder.
+    assert (start.position.epoch, start.position.best_epoch) == (3, 0)
+    a_run(tmp_path / "third")
+    third = config_of(tmp_path / "third", f"train.resume={chosen}")
+    with pytest.raises(UserError, match="belongs to another"):
+        plan_start(third, Checkpoints(tmp_path / "third/checkpoints", 1), SHARDS)
+    with pytest.raises(UserError, match="not a checkpoint folder"):
+        plan_start(config_of(tmp_path, "train.resume=nowhere"), first, SHARDS)
+
+
+def test_a_folder_of_the_other_task_is_named(tmp_path: Path) -> None:
+    a_run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"another task \(classifier\)"):
+        begun_config(RpnConfig, tmp_path / "run")
+    assert begun_config(RpnConfig, tmp_path / "nothing") is None
