@@ -13,7 +13,8 @@ TEMPORARY_SUFFIX = ".tmp"
 def replaced_when_done(final: Path) -> Iterator[Path]:
     """Yield a temporary path beside `final`; on success fsync it and rename it to `final`.
 
-    The caller makes a file or a folder of it; an older folder is removed just before the rename.
+    The caller makes a file or a folder of it. A file replaces a file; an older folder is removed
+    just before a new one is renamed.
     After an exception the temporary one is removed and `final` is as it was.
     """
     # The process id keeps two writers of one file from sharing a temporary.
@@ -21,7 +22,7 @@ def replaced_when_done(final: Path) -> Iterator[Path]:
     try:
         yield temporary
         fsync(temporary)
-        if final.is_dir():
+        if temporary.is_dir() and final.is_dir():
             shutil.rmtree(final)
         os.replace(temporary, final)
     except BaseException:

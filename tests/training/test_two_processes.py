@@ -54,10 +54,9 @@ def test_two_processes_measure_what_one_does_on_the_same_weights(
         np.testing.assert_allclose(two[name], value, rtol=1e-5, err_msg=name)
 
 
-def test_two_processes_train_as_one_does(demo_shards: Path, tmp_path: Path) -> None:
-    # The RPN has neither BatchNorm that learns nor dropout: what is left must be the same sums.
-    overrides = [
-        f"data.shards={demo_shards}",
+def rpn_overrides(shards: Path) -> list[str]:
+    return [
+        f"data.shards={shards}",
         "model.classifier=none",
         "model.weights=none",
         "model.scales=[[16, 32]]",
@@ -70,21 +69,44 @@ def test_two_processes_train_as_one_does(demo_shards: Path, tmp_path: Path) -> N
         "data.num_workers=0",
         "tracking.wandb=disabled",
     ]
+
+
+def test_two_processes_train_as_one_does(demo_shards: Path, tmp_path: Path) -> None:
+    # The RPN has neither BatchNorm that learns nor dropout: what is left must be the same sums.
+    overrides = rpn_overrides(demo_shards)
     losses, weights = {}, {}
-    for name, config, parts in (
-        ("one", "one_cpu", 1),
-        ("two", "two_cpu", 1),
-        ("in parts", "one_cpu", 2),
-    ):
-        run = tmp_path / name
-        more = [f"run.dir={run}", f"train.accumulate={parts}"]
-        done = launch("train_rpn.py", *overrides, *more, config=config)
+    for config in ("one_cpu", "two_cpu"):
+        run = tmp_path / config
+        done = launch("train_rpn.py", *overrides, f"run.dir={run}", config=config)
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        losses[name] = [row["train/loss"] for row in rows if "train/loss" in row]
-        weights[name] = load_file(run / "model.safetensors")
-    assert len(losses["one"]) >= 8
-    for other in ("two", "in parts"):
-        np.testing.assert_allclose(losses[other], losses["one"], rtol=1e-4)
-        for name, value in weights["one"].items():
-            torch.testing.assert_close(weights[other][name], value, rtol=1e-3, atol=1e-4)
+        losses[config] = [row["train/loss"] for row in rows if "train/loss" in row]
+        weights[config] = load_file(run / "model.safetensors")
+    assert len(losses["one_cpu"]) >= 8
+    np.testing.assert_allclose(losses["two_cpu"], losses["one_cpu"], rtol=1e-4)
+    for name, value in weights["one_cpu"].items():
+        torch.testing.assert_close(weights["two_cpu"][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_uneven_shares_in_parts_give_the_gradient_of_the_whole_batch(
+    demo_shards: Path, tmp_path: Path
+) -> None:
+    # Adam hardly feels a wrong factor, so the gradient itself is compared.
+    script = Path(__file__).with_name("show_gradient.py")
+    found = {}
+    for config, parts in (("one_cpu", 1), ("two_cpu", 2)):
+        output = tmp_path / f"{config}.pt"
+        more = [*rpn_overrides(demo_shards), f"train.accumulate={parts}"]
+        subprocess.run(
+            command(script, str(output), *more, config=config),
+            check=True,
+            env=environment(),
+            capture_output=True,
+            timeout=240,
+        )
+        found[config] = torch.load(output, weights_only=True)
+    # Five samples: two on the first rank and three on the second, each in two parts.
+    assert (found["one_cpu"]["parts"], found["two_cpu"]["parts"]) == (1, 2)
+    whole = found["one_cpu"]["gradient"]
+    torch.testing.assert_close(found["two_cpu"]["gradient"], whole, rtol=1e-3, atol=1e-6)
+    assert whole.norm() > 0.01

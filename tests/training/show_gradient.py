@@ -1,0 +1,46 @@
+"""Launched by test_two_processes.py: the gradient of one step, as the loop accumulates it."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from vocdist.config import RpnConfig
+from vocdist.config_file import load_config
+from vocdist.training.accelerator import build_accelerator
+from vocdist.training.build import build_loader, build_reader, build_task
+from vocdist.training.checkpoint import Checkpoints, Position
+from vocdist.training.loop import Trainer
+from vocdist.training.tracking import NullTracker
+
+config = load_config(RpnConfig, None, sys.argv[2:])
+torch.manual_seed(0)
+reader = build_reader(config, "train")
+task = build_task(config, reader, pretrained=True)
+accelerator = build_accelerator(config.runtime)
+parameters = [p for p in task.model.parameters() if p.requires_grad]
+model, optimizer = accelerator.prepare(task.model, torch.optim.SGD(parameters, lr=0.0))
+ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+loader = build_loader(config, reader, training=True, **ranks)
+trainer = Trainer(
+    task=task,
+    model=model,
+    optimizer=optimizer,
+    train_loader=loader,
+    val_loader=loader,
+    accelerator=accelerator,
+    checkpoints=Checkpoints(Path("unused"), keep=1),
+    tracker=NullTracker(),
+    train=config.train,
+    optim=config.optim,
+    position=Position(global_batch=config.train.global_batch, manifest_hash=""),
+)
+parts = 0
+for batch in loader.training(epoch=0):
+    trainer._forward_backward(batch)
+    parts += 1
+    if batch.ends_step:
+        break
+if accelerator.is_main_process:
+    gradient = torch.cat([p.grad.flatten() for p in parameters])
+    torch.save({"gradient": gradient, "parts": parts}, sys.argv[1])
