@@ -79,6 +79,14 @@ def test_samples_are_the_same_on_any_rank_and_worker(demo_shards: Path) -> None:
                 assert torch.equal(image, alone[int(i)])
 
 
+def test_loading_leaves_torchs_generator_alone(demo_shards: Path) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    for workers in (0, 1):
+        list(loader(demo_shards, num_workers=workers).training(epoch=0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_epochs_and_seeds_change_order_and_pixels(demo_shards: Path) -> None:
     first, again, later, other = (
         next(loader(demo_shards, seed=seed).training(epoch))

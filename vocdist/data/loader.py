@@ -152,6 +152,9 @@ class BatchLoader:
             collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=self._pin_memory,
+            # Its own: from torch's default generator it would take a number whenever it starts,
+            # and a run that starts in mid-epoch would draw other dropout masks.
+            generator=torch.Generator(),
         )
         try:
             yield from loader
