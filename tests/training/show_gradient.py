@@ -7,7 +7,7 @@ import torch
 
 from vocdist.config import RpnConfig
 from vocdist.config_file import load_config
-from vocdist.training.accelerator import build_accelerator
+from vocdist.training.accelerator import build_accelerator, prepare
 from vocdist.training.build import build_loader, build_reader, build_task
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.loop import Trainer
@@ -19,7 +19,7 @@ reader = build_reader(config, "train")
 task = build_task(config, reader, pretrained=True)
 accelerator = build_accelerator(config.runtime)
 parameters = [p for p in task.model.parameters() if p.requires_grad]
-model, optimizer = accelerator.prepare(task.model, torch.optim.SGD(parameters, lr=0.0))
+model, optimizer = prepare(accelerator, task.model, torch.optim.SGD(parameters, lr=0.0))
 ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
 loader = build_loader(config, reader, training=True, **ranks)
 trainer = Trainer(

@@ -1,6 +1,7 @@
 """The one place where an `Accelerator` is made."""
 
 import os
+import warnings
 from typing import TypeVar
 
 import torch
@@ -52,6 +53,17 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
         local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, usable_cores() // local_ranks))
     return accelerator
+
+
+def prepare(
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Model and optimizer on the device, wrapped for precision and for several processes."""
+    with warnings.catch_warnings():
+        # accelerate has no other name yet for the option that `build_accelerator` sets.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        prepared = accelerator.prepare(model, optimizer)
+    return prepared[0], prepared[1]
 
 
 def average_buffers(accelerator: Accelerator, model: nn.Module) -> None:

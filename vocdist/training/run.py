@@ -18,7 +18,7 @@ from vocdist.report.curves import plot_curves
 from vocdist.report.overlays import contact_sheet
 from vocdist.shards.manifest import manifest_hash
 from vocdist.shards.reader import ShardReader
-from vocdist.training.accelerator import build_accelerator
+from vocdist.training.accelerator import build_accelerator, prepare
 from vocdist.training.build import (
     TaskConfig,
     build_loader,
@@ -176,7 +176,8 @@ def _trainer(
 ) -> Trainer:
     _lay_out(config, task, accelerator)
     learning = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
-    model, optimizer = accelerator.prepare(
+    model, optimizer = prepare(
+        accelerator,
         task.model,
         torch.optim.AdamW(learning, lr=config.optim.lr, weight_decay=config.optim.weight_decay),
     )
