@@ -144,6 +144,4 @@ class RpnTransform:
 
 
 def _multi_hot(annotations: Annotations, classes: int) -> Tensor:
-    labels = torch.zeros(classes)
-    labels[torch.from_numpy(annotations.boxes[:, 0]).long()] = 1.0
-    return labels
+    return torch.from_numpy(annotations.multi_hot(classes)).float()

@@ -15,6 +15,7 @@ import numpy as np
 from vocdist.errors import UserError
 from vocdist.shards.index import IndexEntry, index_path, read_index
 from vocdist.shards.manifest import Manifest, load_manifest
+from vocdist.voc.annotation import multi_hot
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class Annotations:
     height: int
     boxes: np.ndarray
     difficult: np.ndarray
+
+    def multi_hot(self, classes: int) -> np.ndarray:
+        """(classes,) int8, 1 for each class that has a box."""
+        return multi_hot(self.boxes, classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +115,9 @@ class ShardReader:
     @property
     def labels(self) -> np.ndarray:
         """(N, classes) int8 multi-hot: which classes have a box in which image."""
-        labels = np.zeros((len(self), len(self.manifest.classes)), dtype=np.int8)
-        for row, record in zip(labels, self.annotations, strict=True):
-            row[record.boxes[:, 0]] = 1
-        return labels
+        classes = len(self.manifest.classes)
+        rows = [record.multi_hot(classes) for record in self.annotations]
+        return np.array(rows, dtype=np.int8).reshape(-1, classes)
 
     def _pread(self, number: int, offset: int, size: int) -> bytes:
         # Keyed by process: a descriptor inherited over fork would be closed twice.

@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vocdist.atomic import replaced_when_done
+from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config_file import config_differences, load_config, read_yaml, save_config
 from vocdist.errors import UserError
 from vocdist.training.checkpoint import STATE, Checkpoints, Position, load_position
 from vocdist.training.tracking import drop_rows_after
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", ClassifierConfig, RpnConfig)
 
 CONFIG = "config.yaml"
 FINAL_WEIGHTS = "model.safetensors"
@@ -58,8 +59,7 @@ def begun_config(config_type: type[Config], run_dir: Path) -> Config | None:
     if not path.is_file():
         return None
     task = task_of(run_dir)
-    expected = next(f.default for f in fields(config_type) if f.name == "task")  # type: ignore[arg-type]
-    if task != expected:
+    if task != config_type().task:
         raise UserError(f"{run_dir}: holds a run of another task ({task}): choose another run.dir")
     return load_config(config_type, path)
 
