@@ -23,8 +23,8 @@ from vocdist.command import config_from_arguments, run_command
 from vocdist.config import ShardsConfig
 from vocdist.data.boxes import rows_to_xyxy
 from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
-from vocdist.shards.convert import convert
-from vocdist.shards.manifest import MANIFEST_NAME, SplitRule, load_manifest
+from vocdist.shards.convert import claimed_output, convert
+from vocdist.shards.manifest import MANIFEST_NAME, Manifest, SplitRule, load_manifest
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.samples import samples_of
 from vocdist.shards.shrink import Shrink
@@ -39,10 +39,22 @@ SHEET_ROWS = SHEET_COLUMNS = 4
 def main(arguments: list[str]) -> None:
     """Convert, then say what was written and what was left out."""
     config = config_from_arguments(ShardsConfig, arguments, Path("configs/shards/voc2012.yaml"))
+    root = resolve_source(config.source)
+    with claimed_output(config.output) as claim:
+        manifest = make_shards(config, root, claim)
+    console = Console()
+    print_summary(console, manifest, config.output)
+    if config.pictures:
+        draw_pictures(config.output)
+        console.print(f"{config.output}/{STATISTICS} and {SHEET} show what is in them.")
+
+
+def make_shards(config: ShardsConfig, root: Path, claim: str) -> Manifest:
+    """Read the VOC root, then write the shards of what can be used."""
     classes = config.classes or VOC_CLASSES
     seeded = config.split == "seeded"
     samples = samples_of(
-        resolve_source(config.source),
+        root,
         classes,
         split_lists=not seeded,
         split_ratio=config.split_ratio,
@@ -56,7 +68,7 @@ def main(arguments: list[str]) -> None:
         workers=config.workers,
         engine=config.engine,
     )
-    manifest = convert(
+    return convert(
         samples,
         config.output,
         name=config.name or config.output.name,
@@ -68,14 +80,10 @@ def main(arguments: list[str]) -> None:
         ),
         skip_difficult=config.skip_difficult,
         samples_per_shard=config.samples_per_shard,
+        claim=claim,
         workers=config.workers,
         engine=config.engine,
     )
-    console = Console()
-    print_summary(console, manifest, config.output)
-    if config.pictures:
-        draw_pictures(config.output)
-        console.print(f"{config.output}/{STATISTICS} and {SHEET} show what is in them.")
 
 
 def draw_pictures(folder: Path) -> None:

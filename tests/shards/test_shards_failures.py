@@ -38,16 +38,32 @@ def test_the_second_of_two_runs_stops_and_the_lock_dies_with_its_process(tmp_pat
 
 
 def test_a_second_command_on_the_folder_says_so_and_changes_nothing(
-    small_root, tmp_path, undisturbed, hashes, finish
+    voc_root, tmp_path, undisturbed, finish
 ):
     output = tmp_path / "test"
     output.mkdir()
+    # At once: a second run that read the data first would stop for another reason.
+    voc_root.add("bad", "no XML", b"")
     with claimed(output):
-        second = run(small_root, output, "workers=1")
+        second = run(voc_root.path, output, "workers=1")
         assert second.returncode == 2
         assert "another run is writing here" in second.stderr
         assert visible_files(output) == set()
     assert finish(output) == undisturbed
+
+
+def test_nothing_is_left_where_nothing_could_be_converted(voc_root, tmp_path):
+    voc_root.add("bad", "no XML", b"")
+    output = tmp_path / "shards"
+    done = run(voc_root.path, output)
+    assert done.returncode == 2
+    assert "nothing to convert" in done.stderr
+    assert not output.exists()
+    output.mkdir()
+    (output / "mine.txt").touch()
+    # Before the data set is read.
+    assert "not empty (it holds mine.txt)" in run(voc_root.path, output).stderr
+    assert [path.name for path in output.iterdir()] == ["mine.txt"]
 
 
 def limit_file_size():

@@ -116,6 +116,27 @@ def test_what_an_unfinished_run_of_other_settings_left_is_replaced(
     assert hashes(output) == hashes(small_shards)
 
 
+def test_killed_just_before_the_manifest_it_goes_on(
+    small_root, make, tmp_path, small_shards, hashes, monkeypatch
+):
+    output = tmp_path / "test"
+    # As SIGKILL would leave it: all is there but the manifest, which is the last.
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("vocdist.shards.convert.save_manifest", _interrupted)
+        make(small_root, output)
+    assert {"rejected.jsonl", "_info.json"} <= {path.name for path in output.iterdir()}
+    make(small_root, output, split_seed=7)
+    assert hashes(output) != hashes(small_shards)
+    (output / "manifest.json").unlink()
+    (output / ".progress.jsonl").touch()
+    make(small_root, output)
+    assert hashes(output) == hashes(small_shards)
+
+
+def _interrupted(*arguments):
+    raise KeyboardInterrupt
+
+
 def test_a_folder_with_anything_else_is_refused_and_not_touched(small_root, make, tmp_path):
     output = tmp_path / "test"
     output.mkdir()

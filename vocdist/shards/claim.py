@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vocdist.errors import UserError
@@ -21,11 +21,14 @@ LOCK_NAME = ".lock"
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[str]:
-    """Hold `folder` alone; yields the claim, a word without blanks that is new each time.
+    """Hold `folder` alone, made where it is missing; yields the claim, a word new each time.
+
+    A folder that was made for it and stays empty is removed again.
 
     Raises:
-        UserError: Another run holds it, or the file system has no locks.
+        UserError: Another run holds it, it cannot be written, or the file system has no locks.
     """
+    made = not folder.exists()
     descriptor = _locked(folder / LOCK_NAME)
     try:
         claim = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
@@ -36,6 +39,9 @@ def claimed(folder: Path) -> Iterator[str]:
         # While it is still ours: whoever locks the file next finds that it has no name any more.
         (folder / LOCK_NAME).unlink(missing_ok=True)
         os.close(descriptor)
+        if made:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 def check_claim(folder: Path, claim: str) -> None:
@@ -52,9 +58,21 @@ def check_claim(folder: Path, claim: str) -> None:
         raise UserError(f"{folder}: this run does not hold the folder any more")
 
 
+def cannot_be_written(folder: Path, error: OSError) -> UserError:
+    """The error to raise when writing into `folder` failed."""
+    return UserError(
+        f"{folder}: cannot be written ({error.strerror or error}): free some space or choose "
+        f"another output, then run the same command again"
+    )
+
+
 def _locked(path: Path) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise cannot_be_written(path.parent, error) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_still(path, descriptor):

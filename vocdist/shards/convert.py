@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from vocdist.atomic import fsync, remove_temporaries
 from vocdist.errors import UserError
-from vocdist.shards.claim import claimed
+from vocdist.shards.claim import cannot_be_written, claimed
 from vocdist.shards.engine import run_tasks
 from vocdist.shards.index import index_path
 from vocdist.shards.info import save_info
@@ -38,7 +39,8 @@ from vocdist.shards.write import write_shard
 from vocdist.voc.counts import count_split
 
 Plans = Mapping[str, Sequence[ShardPlan]]
-OUR_FILE = re.compile(r".+-\d{6}\.(tar|idx)")
+# What a folder may hold before its manifest.
+OUR_FILE = re.compile(r".+-\d{6}\.(tar|idx)|rejected\.jsonl|_info\.json")
 
 
 def convert(
@@ -50,10 +52,13 @@ def convert(
     split_rule: SplitRule,
     skip_difficult: bool,
     samples_per_shard: int,
+    claim: str | None = None,
     workers: int = 1,
     engine: str = "loky",
 ) -> Manifest:
     """Write the shards of a data set and publish them by their manifest.
+
+    `claim` is that of a caller who holds `output` already, by `claimed_output`.
 
     Raises:
         UserError: The folder holds something else or is being written, or writing failed; no file
@@ -64,11 +69,10 @@ def convert(
     )
     identity = plan_hash(plans)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with claimed(output) as claim:
+        with nullcontext(claim) if claim else claimed_output(output) as held:
             done = _records_so_far(output, identity)
             try:
-                records = _write_all(plans, output, claim, done, workers=workers, engine=engine)
+                records = _write_all(plans, output, held, done, workers=workers, engine=engine)
             finally:
                 remove_temporaries(output)
             manifest = Manifest(
@@ -85,11 +89,22 @@ def convert(
             )
             _publish(manifest, samples, output)
     except OSError as error:
-        raise UserError(
-            f"{output}: cannot be written ({error.strerror or error}): free some space or choose "
-            f"another output, then run the same command again"
-        ) from None
+        raise cannot_be_written(output, error) from None
     return manifest
+
+
+@contextmanager
+def claimed_output(output: Path) -> Iterator[str]:
+    """Hold a folder that is new or holds a conversion, whole or not; yields the claim.
+
+    Taken before the data set is read, it refuses at once what would be refused an hour later.
+
+    Raises:
+        UserError: The folder holds something else, is being written, or cannot be.
+    """
+    with claimed(output) as claim:
+        _refuse_other_files(output)
+        yield claim
 
 
 def _records_so_far(output: Path, identity: str) -> dict[str, ShardRecord]:
@@ -110,14 +125,22 @@ def _records_so_far(output: Path, identity: str) -> dict[str, ShardRecord]:
     return done or {}
 
 
-def _clear_unfinished(output: Path) -> None:
-    """Remove what an interrupted run of another plan left; refuse files that are not ours."""
+def _refuse_other_files(output: Path) -> None:
+    """Stop at a file that no conversion made; beside a manifest there may be anything."""
+    if (output / MANIFEST_NAME).exists():
+        return
     unfinished = (output / PROGRESS_NAME).exists()
     for path in sorted(output.iterdir()):
-        if unfinished and OUR_FILE.fullmatch(path.name):
-            path.unlink()
-        elif not path.name.startswith("."):
+        ours = unfinished and OUR_FILE.fullmatch(path.name)
+        if not (ours or path.name.startswith(".")):
             raise UserError(f"{output}: not empty (it holds {path.name}): choose another output")
+
+
+def _clear_unfinished(output: Path) -> None:
+    """Remove the shards that an interrupted run of another plan left."""
+    for path in output.iterdir():
+        if OUR_FILE.fullmatch(path.name):
+            path.unlink()
 
 
 def _write_all(
