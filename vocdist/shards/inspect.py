@@ -4,7 +4,6 @@ Done in parallel before anything is planned, so that the plan stays a pure funct
 usable.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +11,8 @@ from pathlib import Path
 
 from vocdist.errors import UserError
 from vocdist.shards.jpeg import BadImage, checked_size
-from vocdist.shards.plan import PlannedSample, record_bytes, sample_key
-from vocdist.shards.rejections import Rejection, shown_path
+from vocdist.shards.plan import PlannedSample, content_hash, record_bytes, sample_key
+from vocdist.shards.rejections import Rejection, shown_name
 from vocdist.shards.shrink import Shrink, shrink_rows, shrunk_size
 from vocdist.voc.annotation import (
     Annotation,
@@ -52,13 +51,15 @@ class Inspected:
 
 def inspect_pairs(pairs: Sequence[FilePair], inspection: Inspection) -> list[Inspected]:
     """Inspect each pair; a unit of work for a worker process."""
-    return [_inspect(pair, inspection) for pair in pairs]
+    annotations, images = inspection.root / "Annotations", inspection.root / "JPEGImages"
+    return [
+        _inspect(pair, annotations / pair.annotation_name, images / pair.image_name, inspection)
+        for pair in pairs
+    ]
 
 
-def _inspect(pair: FilePair, inspection: Inspection) -> Inspected:
-    root = inspection.root
-    xml = root / "Annotations" / pair.annotation_name
-    image = root / "JPEGImages" / pair.image_name
+def _inspect(pair: FilePair, xml: Path, image: Path, inspection: Inspection) -> Inspected:
+    xml_name = shown_name(f"Annotations/{pair.annotation_name}")
     try:
         annotation = eligible_annotation(xml)
         encoded = _read(image)
@@ -67,16 +68,17 @@ def _inspect(pair: FilePair, inspection: Inspection) -> Inspected:
     except AnnotationError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise UserError(f"{xml}: vanished while the data set was read: run again") from None
-        return _rejected(pair, Rejection(shown_path(xml, root), "file", error.reason, error.detail))
+        return _rejected(pair, Rejection(xml_name, "file", error.reason, error.detail))
     except BadImage as bad:
-        return _rejected(pair, Rejection(shown_path(image, root), "file", bad.reason, bad.detail))
+        name = shown_name(f"JPEGImages/{pair.image_name}")
+        return _rejected(pair, Rejection(name, "file", bad.reason, bad.detail))
     known = [item for item in annotation.objects if item.name in inspection.class_ids]
     wanted = [item for item in known if not (inspection.skip_difficult and item.difficult)]
-    objects, notes = usable_objects(wanted, size, shown_path(xml, root))
+    objects, notes = usable_objects(wanted, size, xml_name)
     if wanted and not objects:
         # As an image of nothing it would teach that there is nothing.
         detail = f"no box is left: {notes[0].detail}"
-        whole = Rejection(shown_path(xml, root), "file", "no_usable_box", detail)
+        whole = Rejection(xml_name, "file", "no_usable_box", detail)
         return _rejected(pair, whole, *notes)
     return Inspected(
         stem=pair.stem,
@@ -102,9 +104,12 @@ def usable_objects(
     """
     usable, notes = [], []
     for item in objects:
-        box = f"{item.name} ({item.xmin}, {item.ymin})-({item.xmax}, {item.ymax})"
         if item.xmin >= item.xmax or item.ymin >= item.ymax:
+            box = _box_words(item)
             notes.append(Rejection(file, "box", "empty_box", f"{box} has no area"))
+            continue
+        if 0 <= item.xmin and 0 <= item.ymin and item.xmax <= size[0] and item.ymax <= size[1]:
+            usable.append(item)
             continue
         clipped = replace(
             item,
@@ -113,15 +118,18 @@ def usable_objects(
             xmax=min(item.xmax, size[0]),
             ymax=min(item.ymax, size[1]),
         )
-        of_image = f"the image of {size[0]} x {size[1]} pixels"
+        box, of_image = _box_words(item), f"the image of {size[0]} x {size[1]} pixels"
         if clipped.xmin >= clipped.xmax or clipped.ymin >= clipped.ymax:
             notes.append(Rejection(file, "box", "box_outside_image", f"{box} is not in {of_image}"))
             continue
-        if clipped != item:
-            detail = f"{box} reaches out of {of_image}"
-            notes.append(Rejection(file, "clipped_box", "box_beyond_edge", detail))
+        detail = f"{box} reaches out of {of_image}"
+        notes.append(Rejection(file, "clipped_box", "box_beyond_edge", detail))
         usable.append(clipped)
     return usable, notes
+
+
+def _box_words(item: VocObject) -> str:
+    return f"{item.name} ({item.xmin}, {item.ymin})-({item.xmax}, {item.ymax})"
 
 
 def _read(image: Path) -> bytes:
@@ -158,7 +166,7 @@ def _plan_sample(
     key = sample_key(pair.stem)
     record = {
         "key": key,
-        "filename": shown_path(Path(pair.image_name), Path()),
+        "filename": shown_name(pair.image_name),
         "width": size[0],
         "height": size[1],
         "boxes": rows,
@@ -169,7 +177,7 @@ def _plan_sample(
     return PlannedSample(
         key=key,
         image_name=pair.image_name,
-        image_sha256=hashlib.sha256(encoded).digest(),
+        image_hash=content_hash(encoded),
         record=record_bytes(record),
     )
 

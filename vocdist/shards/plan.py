@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xxhash import xxh3_128_digest
+
 from vocdist.shards.shrink import Shrink
 
 # Fits the name field of a tar header (100 bytes) together with an extension.
@@ -22,7 +24,7 @@ class PlannedSample:
     Attributes:
         key: Of the sample in its shard.
         image_name: File name in the plan's `images` folder.
-        image_sha256: Of that file's content when it was inspected.
+        image_hash: Of that file's content when it was inspected (see `content_hash`).
         record: The JSON member, as stored: `key`, `filename`, `width`, `height` (stored pixels),
             `boxes` (N rows `[class_id, x, y, w, h]`, VOC's 1-based minima), `names`, `difficult`,
             `truncated` (N each).
@@ -30,7 +32,7 @@ class PlannedSample:
 
     key: str
     image_name: str
-    image_sha256: bytes
+    image_hash: bytes
     record: bytes
 
 
@@ -45,6 +47,14 @@ class ShardPlan:
     images: Path
     samples: tuple[PlannedSample, ...]
     shrink: Shrink | None = None
+
+
+def content_hash(content: bytes) -> bytes:
+    """16 bytes that tell whether a file is still the one that was inspected.
+
+    Not proof against someone who forges files, and 20 times as fast as SHA-256.
+    """
+    return xxh3_128_digest(content)
 
 
 def sample_key(stem: str) -> str:
@@ -91,7 +101,7 @@ def plan_hash(plans: Mapping[str, Sequence[ShardPlan]]) -> str:
     for plan in (plan for split in plans.values() for plan in split):
         digest.update(f"{plan.name} {len(plan.samples)} {plan.shrink}\n".encode())
         for sample in plan.samples:
-            digest.update(sample.record + sample.image_sha256)
+            digest.update(sample.record + sample.image_hash)
     return digest.hexdigest()
 
 

@@ -34,7 +34,11 @@ class Rejection:
 
 def shown_path(path: Path, root: Path) -> str:
     """A path below `root`, for people and for JSON."""
-    name = path.relative_to(root).as_posix()
+    return shown_name(path.relative_to(root).as_posix())
+
+
+def shown_name(name: str) -> str:
+    """A file's name for people and for JSON: bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

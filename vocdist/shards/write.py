@@ -3,17 +3,22 @@
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
+
+from xxhash import xxh3_128
 
 from vocdist.atomic import TEMPORARY_SUFFIX
 from vocdist.errors import UserError
 from vocdist.shards.claim import check_claim
 from vocdist.shards.index import IndexEntry, index_bytes, index_path
 from vocdist.shards.manifest import ShardRecord
-from vocdist.shards.plan import PlannedSample, ShardPlan
-from vocdist.shards.progress import add_progress, file_sha256, is_whole
+from vocdist.shards.plan import PlannedSample, ShardPlan, content_hash
+from vocdist.shards.progress import add_progress, is_whole
 from vocdist.shards.shrink import shrink_jpeg
 from vocdist.shards.tar import member_header, padding, tar_end
+
+READ_BYTES = 1 << 20
 
 
 def write_shard(
@@ -45,9 +50,17 @@ def write_shard(
         for path in (final, index_path(final))
     )
     try:
-        record = _write(plan, tar, index)
-        if file_sha256(tar) != record.sha256:
+        written = _write(plan, tar, index)
+        content, sha256 = _read_back(tar)
+        if content != written.content:
             raise UserError(f"{final}: reading it back gave other bytes than written: run again")
+        record = ShardRecord(
+            name=plan.name,
+            samples=len(plan.samples),
+            objects=written.objects,
+            bytes=written.bytes,
+            sha256=sha256,
+        )
         check_claim(folder, claim)
         os.replace(index, index_path(final))
         os.replace(tar, final)
@@ -58,8 +71,17 @@ def write_shard(
     return record, True
 
 
-def _write(plan: ShardPlan, tar: Path, index: Path) -> ShardRecord:
-    digest = hashlib.sha256()
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What went into a tar: its boxes, its size in bytes, and a hash of its content."""
+
+    objects: int
+    bytes: int
+    content: bytes
+
+
+def _write(plan: ShardPlan, tar: Path, index: Path) -> _Written:
+    content = xxh3_128()
     entries: list[IndexEntry] = []
     offset = objects = 0
     with tar.open("wb") as stream:
@@ -79,20 +101,24 @@ def _write(plan: ShardPlan, tar: Path, index: Path) -> ShardRecord:
                 )
             )
             stream.write(block)
-            digest.update(block)
+            content.update(block)
             offset += len(block)
             objects += len(json.loads(sample.record)["boxes"])
         end = tar_end(offset)
         stream.write(end)
-        digest.update(end)
+        content.update(end)
     index.write_bytes(index_bytes(entries))
-    return ShardRecord(
-        name=plan.name,
-        samples=len(plan.samples),
-        objects=objects,
-        bytes=offset + len(end),
-        sha256=digest.hexdigest(),
-    )
+    return _Written(objects, offset + len(end), content.digest())
+
+
+def _read_back(tar: Path) -> tuple[bytes, str]:
+    """The content's hash to compare with, and the hex SHA-256 that the manifest states."""
+    content, sha256 = xxh3_128(), hashlib.sha256()
+    with tar.open("rb", buffering=0) as stream:
+        while block := stream.read(READ_BYTES):
+            content.update(block)
+            sha256.update(block)
+    return content.digest(), sha256.hexdigest()
 
 
 def _image_bytes(plan: ShardPlan, sample: PlannedSample) -> bytes:
@@ -104,7 +130,7 @@ def _image_bytes(plan: ShardPlan, sample: PlannedSample) -> bytes:
             f"{path}: cannot be read any more ({error.strerror}): put it back or take out its "
             f"annotation, and run again"
         ) from None
-    if hashlib.sha256(encoded).digest() != sample.image_sha256:
+    if content_hash(encoded) != sample.image_hash:
         raise UserError(f"{path}: changed while the data set was converted: run again")
     if plan.shrink is None:
         return encoded
