@@ -108,7 +108,7 @@ def usable_objects(
             box = _box_words(item)
             notes.append(Rejection(file, "box", "empty_box", f"{box} has no area"))
             continue
-        if 0 <= item.xmin and 0 <= item.ymin and item.xmax <= size[0] and item.ymax <= size[1]:
+        if min(item.xmin, item.ymin) >= 0 and item.xmax <= size[0] and item.ymax <= size[1]:
             usable.append(item)
             continue
         clipped = replace(
