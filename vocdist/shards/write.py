@@ -58,7 +58,7 @@ def write_shard(
             name=plan.name,
             samples=len(plan.samples),
             objects=written.objects,
-            bytes=written.bytes,
+            bytes=written.size,
             sha256=sha256,
         )
         check_claim(folder, claim)
@@ -76,7 +76,7 @@ class _Written:
     """What went into a tar: its boxes, its size in bytes, and a hash of its content."""
 
     objects: int
-    bytes: int
+    size: int
     content: bytes
 
 
