@@ -5,6 +5,7 @@
   python scripts/evaluate.py runs/classifier data.shards=shards/other
 
 Usage: evaluate.py RUN [--json FILE] [section.key=value ...]; overrides change the run's config.
+Its settings are those of the script that trained it: train_classifier.py or train_rpn.py --help.
 """
 
 import json

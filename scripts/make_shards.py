@@ -5,9 +5,6 @@
   python scripts/make_shards.py configs/demo/shards.yaml workers=2
 
 Usage: make_shards.py [CONFIG.yaml] [key=value ...]; the default is configs/shards/voc2012.yaml.
-Keys: source, output, name, classes, split, split_ratio, split_seed, skip_difficult, strict,
-max_rejected, follow_links, decode_images, max_side, jpeg_quality, samples_per_shard, workers,
-engine, pictures.
 Killed, it goes on where it was when run again.
 """
 
@@ -32,13 +29,14 @@ from vocdist.shards.summary import print_summary
 from vocdist.voc.classes import VOC_CLASSES
 from vocdist.voc.source import resolve_source
 
+DEFAULT = Path("configs/shards/voc2012.yaml")
 STATISTICS, SHEET = "dataset.png", "dataset_samples.jpg"
 SHEET_ROWS = SHEET_COLUMNS = 4
 
 
 def main(arguments: list[str]) -> None:
     """Convert, then say what was written and what was left out."""
-    config = config_from_arguments(ShardsConfig, arguments, Path("configs/shards/voc2012.yaml"))
+    config = config_from_arguments(ShardsConfig, arguments, DEFAULT)
     root = resolve_source(config.source)
     with claimed_output(config.output) as claim:
         manifest = make_shards(config, root, claim)
@@ -127,4 +125,4 @@ def drawn(reader: ShardReader, index: int) -> Image.Image:
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__)
+    run_command(main, __doc__, ShardsConfig, DEFAULT)

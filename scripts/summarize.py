@@ -1,5 +1,6 @@
 """Put the figures of finished runs next to those of knowing nothing.
 
+  python scripts/summarize.py runs/classifier
   python scripts/summarize.py runs/demo-classifier runs/demo-rpn
 
 Usage: summarize.py RUN [RUN ...].

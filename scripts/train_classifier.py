@@ -18,10 +18,12 @@ from vocdist.config import ClassifierConfig
 from vocdist.report.tables import classifier_table
 from vocdist.training.run import train
 
+DEFAULT = Path("configs/classifier.yaml")
+
 
 def main(arguments: list[str]) -> None:
     """Train, then print the best epoch's figures."""
-    config = config_from_arguments(ClassifierConfig, arguments, Path("configs/classifier.yaml"))
+    config = config_from_arguments(ClassifierConfig, arguments, DEFAULT)
     metrics = train(config)
     if is_main_process():
         Console().print(classifier_table(metrics))
@@ -29,4 +31,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__)
+    run_command(main, __doc__, ClassifierConfig, DEFAULT)

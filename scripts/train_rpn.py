@@ -18,10 +18,12 @@ from vocdist.config import RpnConfig
 from vocdist.report.tables import recall_table
 from vocdist.training.run import train
 
+DEFAULT = Path("configs/rpn.yaml")
+
 
 def main(arguments: list[str]) -> None:
     """Train, then print the best epoch's recall."""
-    config = config_from_arguments(RpnConfig, arguments, Path("configs/rpn.yaml"))
+    config = config_from_arguments(RpnConfig, arguments, DEFAULT)
     metrics = train(config)
     if is_main_process():
         Console().print(recall_table(metrics))
@@ -29,4 +31,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__)
+    run_command(main, __doc__, RpnConfig, DEFAULT)

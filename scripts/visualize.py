@@ -4,8 +4,8 @@
   python scripts/visualize.py shards/voc2012 split=train count=24
   python scripts/visualize.py runs/rpn proposals=20
 
-Usage: visualize.py VOC_ROOT|SHARDS|RUN [key=value ...]. Keys: output, keys, count, split,
-proposals. Ground truth of an RPN run is green, its proposals are red.
+Usage: visualize.py VOC_ROOT|SHARDS|RUN [key=value ...]. Ground truth of an RPN run is green, its
+proposals are red.
 """
 
 from collections.abc import Iterator, Sequence
@@ -113,4 +113,4 @@ def _chosen(keys: Sequence[str], config: VisualizeConfig, where: Path) -> list[s
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__)
+    run_command(main, __doc__, VisualizeConfig)

@@ -62,3 +62,22 @@ def test_help_prints_the_docstring(
     monkeypatch.setattr("sys.argv", ["script", "--help"])
     run_command(lambda arguments: pytest.fail("ran"), "Usage: this\n")
     assert capsys.readouterr().out == "Usage: this\n"
+
+
+def test_debug_adds_the_traceback_and_is_no_argument(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[list[str]] = []
+
+    def main(arguments: list[str]) -> None:
+        seen.append(arguments)
+        raise UserError("a.yaml: do this")
+
+    monkeypatch.setattr("sys.argv", ["script", "a.yaml", "--debug"])
+    for is_mode in (False, True):
+        with pytest.raises(SystemExit) as caught:
+            run_command(main, "doc", debug_is_mode=is_mode)
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert "Traceback" in error and error.endswith("\nerror: a.yaml: do this\n")
+    assert seen == [["a.yaml"], ["a.yaml", "--debug"]]

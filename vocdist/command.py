@@ -2,11 +2,13 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from vocdist.config_file import load_config
+from vocdist.config_help import settings_help
 from vocdist.errors import UserError
 
 Config = TypeVar("Config")
@@ -14,16 +16,32 @@ Config = TypeVar("Config")
 USER_ERROR_EXIT = 2
 
 
-def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
-    """Call `main` with the arguments; `--help` prints `doc`, a `UserError` ends in one line."""
+def run_command(
+    main: Callable[[list[str]], None],
+    doc: str | None,
+    settings: type | None = None,
+    default: Path | None = None,
+    *,
+    debug_is_mode: bool = False,
+) -> None:
+    """Call `main` with the arguments; a `UserError` ends in one line.
+
+    `--help` prints `doc` and the `settings` with the values of the `default` file. `--debug` adds
+    the traceback of errors, and is passed on to a script for which it is more (`debug_is_mode`).
+    """
     arguments = sys.argv[1:]
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print((doc or "").strip())
-        return
+    debug = "--debug" in arguments
+    if not debug_is_mode:
+        arguments = [argument for argument in arguments if argument != "--debug"]
     try:
+        if any(argument in ("-h", "--help") for argument in arguments):
+            print(help_text(doc, settings, default))
+            return
         main(arguments)
     except UserError as error:
         # Before the ranks have met, each finds the same mistake, and one says it.
+        if debug and (is_main_process() or _ranks_have_met()):
+            traceback.print_exc()
         if is_main_process():
             print(f"error: {error}", file=sys.stderr, flush=True)
         elif _ranks_have_met():
@@ -31,6 +49,18 @@ def run_command(main: Callable[[list[str]], None], doc: str | None) -> None:
         sys.exit(USER_ERROR_EXIT)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def help_text(doc: str | None, settings: type | None, default: Path | None) -> str:
+    """A script's docstring and, where it has settings, what each of them is."""
+    text = (doc or "").strip()
+    if settings is None:
+        return text
+    # Elsewhere than in the repository there is no such file: the types' own defaults are shown.
+    found = default is not None and default.is_file()
+    values = load_config(settings, default) if found else None
+    origin = f"; shown are the values of {default}" if found else ""
+    return f"{text}\n\nSettings{origin}:\n{settings_help(settings, values)}"
 
 
 def is_main_process() -> bool:
