@@ -1,9 +1,11 @@
+import hashlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,13 @@ import torch
 from torch import nn
 
 from vocdist.errors import UserError
-from vocdist.training.checkpoint import (
+from vocdist.training.checkpoint import Checkpoints, Position, load_position
+from vocdist.training.checkpoint_files import (
+    CHECKSUMS,
     STATE,
+    TRAINING,
     WEIGHTS,
-    Checkpoints,
-    Position,
     load_model,
-    load_position,
     load_training,
 )
 
@@ -130,6 +132,58 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (folder / STATE).write_text("{}")
     with pytest.raises(UserError, match="not a checkpoint of this version"):
         load_position(folder)
-    (folder / STATE).unlink()
-    with pytest.raises(UserError, match=r"last names step-00000001, which is not whole"):
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGES = [flip_a_bit, cut, empty, Path.unlink]
+FILES = [WEIGHTS, TRAINING, STATE, CHECKSUMS]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damaged", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, name: str, damaged: Callable[[Path], None]
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2):
+        checkpoints.save(position(step), nn.Linear(1, 1), {}, best=True)
+    assert checkpoints.passed_over() == []
+    first, second = (tmp_path / f"step-0000000{step}" for step in (1, 2))
+    damaged(second / name)
+    assert checkpoints.last() == first
+    assert checkpoints.best() is None
+    assert checkpoints.passed_over()[0].startswith(f"{second} is damaged (")
+    damaged(first / name)
+    with pytest.raises(UserError, match=r"no checkpoint here is whole(.|\n)*step-00000001: "):
         checkpoints.last()
+
+
+@pytest.mark.parametrize("damaged", DAMAGES)
+def test_a_damaged_pointer_costs_nothing(tmp_path: Path, damaged: Callable[[Path], None]) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2):
+        checkpoints.save(position(step), nn.Linear(1, 1), {}, best=False)
+    damaged(tmp_path / "last")
+    assert checkpoints.last() == tmp_path / "step-00000002"
+    assert checkpoints.passed_over() == [f"{tmp_path / 'last'} names no checkpoint"]
+
+
+def test_the_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, keep=1).save(position(1), nn.Linear(1, 1), {}, best=False)
+    for line in (tmp_path / "step-00000001" / CHECKSUMS).read_text().splitlines():
+        digest, name = line.split("  ")
+        data = (tmp_path / "step-00000001" / name).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == digest

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,8 @@ def test_never_and_other_shards_and_other_settings_are_refused(tmp_path: Path) -
     config, checkpoints = a_run(run)
     with pytest.raises(UserError, match=r"train\.resume=never"):
         plan_start(config_of(run, "train.resume=never"), checkpoints, SHARDS)
-    with pytest.raises(UserError, match="other shards"):
-        plan_start(config, checkpoints, "another hash")
+    with pytest.raises(UserError, match=r"other shards:\n.*\[manifest abc\] -> demo: train 3"):
+        plan_start(config, checkpoints, "another hash", "demo: train 3 samples")
     with pytest.raises(UserError, match=r"optim\.lr: 0\.0003 -> 0\.1"):
         plan_start(config_of(run, "optim.lr=0.1"), checkpoints, SHARDS)
     # What does not change the result may change, a moved shard folder too.
@@ -69,7 +70,7 @@ def test_never_and_other_shards_and_other_settings_are_refused(tmp_path: Path) -
     assert plan_start(moved, checkpoints, SHARDS).checkpoint
 
 
-@pytest.mark.parametrize(("best_epoch", "kept"), [(1, (0.9, 1)), (3, (float("-inf"), 0))])
+@pytest.mark.parametrize(("best_epoch", "kept"), [(1, (0.9, 1)), (3, (0.2, 2))])
 def test_going_back_in_a_run_forgets_what_came_after(
     tmp_path: Path, best_epoch: int, kept: tuple[float, int]
 ) -> None:
@@ -85,7 +86,39 @@ def test_going_back_in_a_run_forgets_what_came_after(
     assert checkpoints.last() == second
     assert not (run / "checkpoints" / "step-00000006").exists()
     assert not (run / RESULTS).exists()
-    assert (checkpoints.best() is None) == (best_epoch == 3)
+    best = run / "checkpoints" / ("step-00000002" if best_epoch == 1 else "step-00000004")
+    assert checkpoints.best() == best
+
+
+def test_a_damaged_last_checkpoint_sends_the_run_back_and_says_so(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config, checkpoints = a_run(run, best_epoch=3)
+    third = run / "checkpoints" / "step-00000006"
+    (third / "training.pt").write_bytes(b"cut")
+    start = plan_start(config, checkpoints, SHARDS)
+    assert start.checkpoint == run / "checkpoints" / "step-00000004"
+    assert any(f"{third} is damaged (training.pt" in note for note in start.notes)
+    # The second epoch was the best before the third: its own weights are marked again.
+    assert (start.position.epoch, start.position.best_epoch) == (2, 2)
+    prepare_folder(config, checkpoints, start)
+    assert checkpoints.last() == checkpoints.best() == start.checkpoint
+    assert not third.exists()
+    with pytest.raises(UserError, match="is damaged"):
+        (start.checkpoint / "training.pt").unlink()
+        plan_start(config_of(run, f"train.resume={start.checkpoint}"), checkpoints, SHARDS)
+
+
+def test_a_kill_before_the_pointers_were_written_loses_no_best(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config, checkpoints = a_run(run, best_epoch=1)
+    for name in ("last", "best"):
+        (run / "checkpoints" / name).unlink()
+    for later in ("step-00000004", "step-00000006"):
+        shutil.rmtree(run / "checkpoints" / later)
+    start = plan_start(config, checkpoints, SHARDS)
+    assert (start.position.best_value, start.position.best_epoch) == (0.9, 1)
+    prepare_folder(config, checkpoints, start)
+    assert checkpoints.last() == checkpoints.best() == start.checkpoint
 
 
 def test_another_runs_checkpoint_may_begin_a_new_folder_only(tmp_path: Path) -> None:

@@ -122,6 +122,15 @@ def manifest_hash(folder: Path) -> str:
     return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
 
 
+def describe_splits(manifest: Manifest) -> str:
+    """What the shards hold, in a line: `voc2012: train 13700 samples in 28 shards, val ...`."""
+    splits = [
+        f"{name} {split.samples} samples in {len(split.shards)} shards"
+        for name, split in manifest.splits.items()
+    ]
+    return f"{manifest.name}: {', '.join(splits)}"
+
+
 def _no_shards(folder: Path) -> str:
     return (
         f"{folder}: no shards here (no {MANIFEST_NAME}). Make some, from the demo data set:\n"

@@ -1,7 +1,8 @@
 """Checkpoints that are whole or absent: a folder written under another name, then renamed.
 
-`checkpoints/last` and `checkpoints/best` are files that hold the name of a checkpoint folder. One
-rank writes for all: randomness is a function of the position, so no rank has a state of its own.
+`checkpoints/last` and `checkpoints/best` are files that hold the name of a checkpoint folder. A
+checkpoint counts only while its files are those of its `SHA256SUMS`. One rank writes for all:
+randomness is a function of the position, so no rank has a state of its own.
 """
 
 import json
@@ -11,17 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from vocdist.atomic import fsync, remove_temporaries, replaced_when_done
+from vocdist.atomic import remove_temporaries, replaced_when_done
 from vocdist.errors import UserError
-
-WEIGHTS = "model.safetensors"
-TRAINING = "training.pt"
-STATE = "state.json"
+from vocdist.training.checkpoint_files import STATE, damage, write_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +32,7 @@ class Position:
         best_epoch: The epoch, counted from 1, after which it was reached; 0 before the first.
         global_batch: Samples of a step; the order of the samples depends on it.
         manifest_hash: Identity of the shards.
+        shards: What they hold, for people.
         wandb_run_id: W&B run to go on with.
     """
 
@@ -48,6 +44,7 @@ class Position:
     best_epoch: int = 0
     global_batch: int
     manifest_hash: str
+    shards: str = ""
     wandb_run_id: str | None = None
 
     def after_step(self, samples: int) -> Self:
@@ -87,60 +84,104 @@ class Checkpoints:
 
         Call on one process. `training` must be loadable by `torch.load(weights_only=True)`.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        remove_temporaries(self.folder)
-        final = self.folder / f"step-{position.global_step:08d}"
-        with replaced_when_done(final) as temporary:
-            temporary.mkdir()
-            save_weights(model, temporary / WEIGHTS)
-            torch.save(dict(training), temporary / TRAINING)
-            (temporary / STATE).write_text(json.dumps(asdict(position), indent=1) + "\n")
-            for path in temporary.iterdir():
-                fsync(path)
-        # In this order: a kill between the two repeats the epoch, and with it the decision.
-        if best:
-            self._point("best", final)
-        self._point("last", final)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_temporaries(self.folder)
+            final = self.folder / f"step-{position.global_step:08d}"
+            with replaced_when_done(final) as temporary:
+                temporary.mkdir()
+                write_files(temporary, asdict(position), model, training)
+            # In this order: a kill between the two repeats the epoch, and with it the decision.
+            if best:
+                self._point("best", final)
+            self._point("last", final)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: the checkpoint of step {position.global_step} cannot be written "
+                f"({error.strerror}): free some space and start again: the run goes on from the "
+                f"checkpoint before"
+            ) from None
         self._prune()
 
     def last(self) -> Path | None:
-        """The newest checkpoint's folder."""
-        return self._follow("last")
+        """The newest whole checkpoint; None before the first.
+
+        Raises:
+            UserError: There are checkpoints, and every one is damaged.
+        """
+        candidates = self._candidates()
+        for folder in candidates:
+            if damage(folder) is None:
+                return folder
+        if candidates:
+            listed = "\n  ".join(f"{folder.name}: {damage(folder)}" for folder in candidates)
+            raise UserError(
+                f"{self.folder}: no checkpoint here is whole:\n  {listed}\nput back a copy of one, "
+                f"or choose another run.dir"
+            )
+        return None
 
     def best(self) -> Path | None:
-        """The best checkpoint's folder."""
-        return self._follow("best")
+        """The best checkpoint's folder; None where there is none, or it is damaged."""
+        folder = self._target("best")
+        return folder if folder and damage(folder) is None else None
+
+    def passed_over(self) -> list[str]:
+        """What is wrong with the checkpoints that would be last and best, were they whole."""
+        last, problems = self.last(), []
+        if last and not self._target("last"):
+            problems.append(f"{self.folder / 'last'} names no checkpoint")
+        for folder in self._candidates():
+            if folder == last:
+                break
+            problems.append(f"{folder} is damaged ({damage(folder)})")
+        best = self._target("best")
+        if last and best and best.name <= last.name and not self.best():
+            problems.append(f"{best}, the best so far, is damaged ({damage(best)})")
+        return problems
+
+    def is_pointed_to(self, checkpoint: Path) -> bool:
+        """Whether `last` names it."""
+        return self._target("last") == checkpoint
+
+    def mark_best(self, checkpoint: Path) -> None:
+        """Point `best` to a checkpoint."""
+        if self._target("best") != checkpoint:
+            self._point("best", checkpoint)
 
     def _point(self, name: str, target: Path) -> None:
         with replaced_when_done(self.folder / name) as temporary:
             temporary.write_text(target.name + "\n")
 
-    def _follow(self, name: str) -> Path | None:
+    def _target(self, name: str) -> Path | None:
+        """The folder that a pointer names, whole or not; None where it names none."""
         pointer = self.folder / name
-        if not pointer.is_file():
-            return None
-        target = self.folder / pointer.read_text().strip()
-        if not (target / STATE).is_file():
-            raise UserError(
-                f"{pointer} names {target.name}, which is not whole: write the name of another "
-                f"folder beside it into that file, or choose another run.dir"
-            )
-        return target
+        named = pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+        target = self.folder / (named or "nowhere")
+        return target if target.is_dir() else None
+
+    def _candidates(self) -> list[Path]:
+        """The checkpoint that `last` names and those before it, newest first.
+
+        Without that bound a run that was sent back would take what it had left behind.
+        """
+        folders, last = sorted(self.folder.glob("step-*"), reverse=True), self._target("last")
+        return [folder for folder in folders if not last or folder.name <= last.name]
 
     def rewind(self, checkpoint: Path) -> None:
         """Make an earlier checkpoint of this run the last one; what came after it is removed."""
         later = [path for path in self.folder.glob("step-*") if path.name > checkpoint.name]
-        if self.best() in later:
-            (self.folder / "best").unlink()
+        if self.best() is None or self.best() in later:
+            (self.folder / "best").unlink(missing_ok=True)
         self._point("last", checkpoint)
         for path in later:
             shutil.rmtree(path)
 
     def _prune(self) -> None:
-        pointed = {self.last(), self.best()}
-        older = sorted(self.folder.glob("step-*"))[: -self._keep]
-        for folder in (path for path in older if path not in pointed):
-            shutil.rmtree(folder)
+        pointed = {self._target("last"), self._target("best")}
+        for folder in self._candidates()[self._keep :]:
+            if folder not in pointed:
+                shutil.rmtree(folder)
 
 
 def load_position(checkpoint: Path) -> Position:
@@ -153,50 +194,3 @@ def load_position(checkpoint: Path) -> Position:
         return Position(**json.loads((checkpoint / STATE).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{checkpoint}: not a checkpoint of this version ({error})") from None
-
-
-def load_training(checkpoint: Path) -> dict[str, Any]:
-    """Read optimizer and meters of a checkpoint, tensors on the CPU.
-
-    Raises:
-        UserError: The file is missing or damaged.
-    """
-    path = checkpoint / TRAINING
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen unrelated types for a bad file
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
-    return state
-
-
-def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a model's state dict as safetensors, each tensor contiguous in memory."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, path, dict(metadata or {}))
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """What `save_weights` wrote beside the tensors; empty when it wrote nothing.
-
-    Raises:
-        UserError: The file is missing or damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as weights:
-            return dict(weights.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-
-
-def load_model(model: nn.Module, path: Path) -> None:
-    """Read weights written by `save_weights` into a model of the same shape.
-
-    Raises:
-        UserError: The file is missing, damaged, or of another model.
-    """
-    try:
-        state: dict[str, Tensor] = load_file(path)
-        model.load_state_dict(state)
-    except Exception as error:  # safetensors and torch raise unrelated types for a bad file
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be loaded into this model ({reason})") from None

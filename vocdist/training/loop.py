@@ -22,7 +22,8 @@ from vocdist.data.dataset import Batch
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import UserError
 from vocdist.training.accelerator import average_buffers
-from vocdist.training.checkpoint import WEIGHTS, Checkpoints, Position, load_model, load_training
+from vocdist.training.checkpoint import Checkpoints, Position
+from vocdist.training.checkpoint_files import WEIGHTS, load_model, load_training
 from vocdist.training.clock import StepClock
 from vocdist.training.evaluation import evaluate
 from vocdist.training.meter import LossMeter

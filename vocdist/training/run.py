@@ -16,7 +16,7 @@ from vocdist.errors import UserError
 from vocdist.models.pixels import set_channels_last
 from vocdist.report.curves import plot_curves
 from vocdist.report.overlays import contact_sheet
-from vocdist.shards.manifest import manifest_hash
+from vocdist.shards.manifest import describe_splits, manifest_hash
 from vocdist.shards.reader import ShardReader
 from vocdist.training.accelerator import build_accelerator, prepare
 from vocdist.training.build import (
@@ -26,14 +26,8 @@ from vocdist.training.build import (
     build_task,
     resolve_features,
 )
-from vocdist.training.checkpoint import (
-    WEIGHTS,
-    Checkpoints,
-    Position,
-    load_model,
-    read_metadata,
-    save_weights,
-)
+from vocdist.training.checkpoint import Checkpoints, Position
+from vocdist.training.checkpoint_files import WEIGHTS, load_model, read_metadata, save_weights
 from vocdist.training.evaluation import evaluate
 from vocdist.training.loop import Trainer
 from vocdist.training.overlays import proposal_overlays
@@ -75,12 +69,15 @@ def train(config: TaskConfig) -> dict[str, float]:
     if isinstance(config, RpnConfig):
         config = resolve_features(config, begun_config(RpnConfig, config.run.dir))
     checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
-    start = plan_start(config, checkpoints, manifest_hash(config.data.shards))
+    holds = describe_splits(readers.train.manifest)
+    start = plan_start(config, checkpoints, manifest_hash(config.data.shards), holds)
     # The same weights on every rank, whatever the launcher did to the generators.
     torch.manual_seed(config.train.seed)
     task = build_task(config, readers.train, pretrained=start.checkpoint is None)
 
     accelerator = build_accelerator(config.runtime)
+    for note in start.notes:
+        accelerator.print(f"{note}: the one before it is used")
     position, results = start.position, config.run.dir / RESULTS
     if position.epoch == config.train.epochs and results.is_file() and not start.rewound:
         accelerator.print(f"{config.run.dir}: already trained for {position.epoch} epochs")

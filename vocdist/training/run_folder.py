@@ -10,7 +10,8 @@ from vocdist.atomic import replaced_when_done
 from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config_file import config_differences, load_config, read_yaml, save_config
 from vocdist.errors import UserError
-from vocdist.training.checkpoint import STATE, Checkpoints, Position, load_position
+from vocdist.training.checkpoint import Checkpoints, Position, load_position
+from vocdist.training.checkpoint_files import STATE, damage
 from vocdist.training.tracking import drop_rows_after
 
 Config = TypeVar("Config", ClassifierConfig, RpnConfig)
@@ -41,12 +42,14 @@ class Start:
     Attributes:
         position: The first one, or that of the checkpoint.
         checkpoint: What to restore; None to begin anew.
-        rewound: The checkpoint is not the last of this run folder.
+        rewound: The checkpoint is not the one that the run folder names as its last.
+        notes: What the user should know: which checkpoints are damaged.
     """
 
     position: Position
     checkpoint: Path | None = None
     rewound: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def begun_config(config_type: type[Config], run_dir: Path) -> Config | None:
@@ -76,15 +79,21 @@ def task_of(run_dir: Path) -> str:
     return str(read_yaml(path).get("task"))
 
 
-def plan_start(config: Any, checkpoints: Checkpoints, manifest_hash: str) -> Start:
+def plan_start(
+    config: Any, checkpoints: Checkpoints, manifest_hash: str, shards: str = ""
+) -> Start:
     """Decide what `train.resume` asks for; nothing is written yet.
 
+    `shards` says what they hold. A damaged checkpoint is passed over for the one before, with a
+    note.
+
     Raises:
-        UserError: `never` over a run that is there; a path that is no checkpoint, or of another
-            run while `run.dir` holds one; other shards; or settings other than those the
+        UserError: `never` over a run that is there; a path that is no whole checkpoint, or of
+            another run while `run.dir` holds one; other shards; or settings other than those the
             checkpoint was made with (the differences are listed).
     """
-    first = Position(global_batch=config.train.global_batch, manifest_hash=manifest_hash)
+    batch = config.train.global_batch
+    first = Position(global_batch=batch, manifest_hash=manifest_hash, shards=shards)
     resume, last = config.train.resume, checkpoints.last()
     if last and resume == "never":
         raise UserError(
@@ -97,8 +106,10 @@ def plan_start(config: Any, checkpoints: Checkpoints, manifest_hash: str) -> Sta
     position = load_position(chosen)
     if position.manifest_hash != manifest_hash:
         raise UserError(
-            f"{chosen}: was trained on other shards: pass the data.shards it was begun with, or "
-            f"choose another run.dir"
+            f"{chosen}: was trained on other shards:\n"
+            f"  {position.shards} [manifest {position.manifest_hash[:12]}]"
+            f" -> {shards} [manifest {manifest_hash[:12]}]\n"
+            f"pass the data.shards it was begun with, or choose another run.dir"
         )
     begun = begun_config(type(config), chosen.parent.parent)
     differences = config_differences(begun, config, FREE_TO_CHANGE) if begun else []
@@ -109,10 +120,12 @@ def plan_start(config: Any, checkpoints: Checkpoints, manifest_hash: str) -> Sta
             f"choose another run.dir, or delete that folder to begin anew"
         )
     best = checkpoints.best()
-    if best is None or best.name > chosen.name:
+    lost = best is None or best.name > chosen.name
+    if lost and not _is_best(position, chosen, checkpoints):
         # What was best so far is not in this folder, or lies behind the point of return.
         position = replace(position, best_value=float("-inf"), best_epoch=0)
-    return Start(position, chosen, rewound=chosen != last)
+    rewound = not checkpoints.is_pointed_to(chosen)
+    return Start(position, chosen, rewound, tuple(checkpoints.passed_over()))
 
 
 def prepare_folder(config: Any, checkpoints: Checkpoints, start: Start) -> None:
@@ -125,6 +138,15 @@ def prepare_folder(config: Any, checkpoints: Checkpoints, start: Start) -> None:
         checkpoints.rewind(start.checkpoint)
         for name in (RESULTS, FINAL_WEIGHTS):
             (run_dir / name).unlink(missing_ok=True)
+    if start.checkpoint and _is_best(start.position, start.checkpoint, checkpoints):
+        # It may have been cut off before `best` was written.
+        checkpoints.mark_best(start.checkpoint)
+
+
+def _is_best(position: Position, checkpoint: Path, checkpoints: Checkpoints) -> bool:
+    """Whether a checkpoint of this run is itself the best so far."""
+    own = checkpoint.parent == checkpoints.folder
+    return own and position.step == 0 < position.epoch == position.best_epoch
 
 
 def _named_checkpoint(resume: str, checkpoints: Checkpoints) -> Path:
@@ -134,6 +156,9 @@ def _named_checkpoint(resume: str, checkpoints: Checkpoints) -> Path:
             f"train.resume={resume}: not a checkpoint folder; they are in "
             f"{checkpoints.folder}/step-*, and 'auto' takes the last"
         )
+    problem = damage(chosen)
+    if problem:
+        raise UserError(f"train.resume={resume}: is damaged ({problem}): take one that is whole")
     own = chosen.parent == checkpoints.folder.resolve()
     if not own and checkpoints.last():
         raise UserError(
