@@ -3,6 +3,7 @@
   python scripts/make_shards.py source=/path/to/VOCdevkit/VOC2012 output=shards/voc2012
   python scripts/make_shards.py source=kaggle:gopalbhattrai/pascal-voc-2012-dataset
   python scripts/make_shards.py configs/demo/shards.yaml workers=2
+  python scripts/make_shards.py source=s3://bucket/VOC2012 output=s3://bucket/shards/voc2012
 
 Usage: make_shards.py [CONFIG.yaml] [key=value ...]; the default is configs/shards/voc2012.yaml.
 Killed, it goes on where it was when run again.
@@ -19,11 +20,15 @@ from vocdist.atomic import replaced_when_done
 from vocdist.command import config_from_arguments, run_command
 from vocdist.config import ShardsConfig
 from vocdist.data.boxes import rows_to_xyxy
+from vocdist.remote.cache import default_cache
+from vocdist.remote.location import last_part
 from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
 from vocdist.shards.convert import claimed_output, convert
 from vocdist.shards.manifest import MANIFEST_NAME, Manifest, SplitRule, load_manifest
+from vocdist.shards.plan import plan_hash, plan_shards
+from vocdist.shards.publish import publish, published, staged
 from vocdist.shards.reader import ShardReader
-from vocdist.shards.samples import samples_of
+from vocdist.shards.samples import SplitSamples, samples_of
 from vocdist.shards.shrink import Shrink
 from vocdist.shards.summary import print_summary
 from vocdist.voc.classes import VOC_CLASSES
@@ -38,23 +43,43 @@ def main(arguments: list[str]) -> None:
     """Convert, then say what was written and what was left out."""
     config = config_from_arguments(ShardsConfig, arguments, DEFAULT)
     root = resolve_source(config.source)
-    with claimed_output(config.output) as claim:
-        manifest = make_shards(config, root, claim)
+    output = config.output
+    if isinstance(output, Path):
+        with claimed_output(output) as claim:
+            manifest = convert_samples(config, read_samples(config, root), output, claim)
+        if config.pictures:
+            draw_pictures(output)
+    else:
+        manifest = make_remote(config, root, output)
     console = Console()
-    print_summary(console, manifest, config.output)
+    print_summary(console, manifest, output)
     if config.pictures:
-        draw_pictures(config.output)
-        console.print(f"{config.output}/{STATISTICS} and {SHEET} show what is in them.")
+        console.print(f"{output}/{STATISTICS} and {SHEET} show what is in them.")
 
 
-def make_shards(config: ShardsConfig, root: Path, claim: str) -> Manifest:
-    """Read the VOC root, then write the shards of what can be used."""
-    classes = config.classes or VOC_CLASSES
-    seeded = config.split == "seeded"
-    samples = samples_of(
+def make_remote(config: ShardsConfig, root: Path, url: str) -> Manifest:
+    """Make the shards in a folder of this machine and upload them, unless they are there."""
+    with staged(url, default_cache()) as folder:
+        samples = read_samples(config, root)
+        plans = plan_shards(
+            samples.splits, config.samples_per_shard, images=samples.images, shrink=samples.shrink
+        )
+        manifest = published(url, plan_hash(plans))
+        if manifest is None:
+            with claimed_output(folder) as claim:
+                manifest = convert_samples(config, samples, folder, claim)
+            if config.pictures:
+                draw_pictures(folder)
+            publish(folder, url)
+    return manifest
+
+
+def read_samples(config: ShardsConfig, root: Path) -> SplitSamples:
+    """Look at every file of the VOC root."""
+    return samples_of(
         root,
-        classes,
-        split_lists=not seeded,
+        config.classes or VOC_CLASSES,
+        split_lists=config.split == "lists",
         split_ratio=config.split_ratio,
         split_seed=config.split_seed,
         skip_difficult=config.skip_difficult,
@@ -66,11 +91,18 @@ def make_shards(config: ShardsConfig, root: Path, claim: str) -> Manifest:
         workers=config.workers,
         engine=config.engine,
     )
+
+
+def convert_samples(
+    config: ShardsConfig, samples: SplitSamples, folder: Path, claim: str
+) -> Manifest:
+    """Write the shards of what can be used."""
+    seeded = config.split == "seeded"
     return convert(
         samples,
-        config.output,
-        name=config.name or config.output.name,
-        classes=classes,
+        folder,
+        name=config.name or last_part(config.output),
+        classes=config.classes or VOC_CLASSES,
         split_rule=SplitRule(
             kind=config.split,
             ratio=config.split_ratio if seeded else None,

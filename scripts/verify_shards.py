@@ -2,6 +2,7 @@
 
   python scripts/verify_shards.py shards/voc2012
   python scripts/verify_shards.py shards/voc2012 --fast
+  python scripts/verify_shards.py s3://bucket/shards/voc2012
 
 --fast compares hashes and counts; without it every JPEG is decoded and every box looked at.
 Usage: verify_shards.py FOLDER [--fast] [--workers N]
@@ -9,10 +10,10 @@ Usage: verify_shards.py FOLDER [--fast] [--workers N]
 
 import os
 import sys
-from pathlib import Path
 
 from vocdist.command import run_command, take_option
 from vocdist.errors import UserError
+from vocdist.remote.location import parse_location
 from vocdist.shards.manifest import load_manifest
 from vocdist.shards.verify import verify_shards
 
@@ -22,10 +23,12 @@ def main(arguments: list[str]) -> None:
     workers, rest = take_option(arguments, "--workers")
     folders = [argument for argument in rest if argument != "--fast"]
     if len(folders) != 1 or folders[0].startswith("-"):
-        raise UserError("one folder is expected: verify_shards.py FOLDER [--fast] [--workers N]")
+        raise UserError(
+            "one folder or URL is expected: verify_shards.py FOLDER [--fast] [--workers N]"
+        )
     if workers is not None and not workers.isdecimal():
         raise UserError(f"--workers {workers}: expected a number")
-    folder = Path(folders[0])
+    folder = parse_location(folders[0])
     fast = "--fast" in rest
     problems = verify_shards(folder, fast=fast, workers=int(workers or os.cpu_count() or 1) or 1)
     if problems:

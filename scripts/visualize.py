@@ -4,8 +4,8 @@
   python scripts/visualize.py shards/voc2012 split=train count=24
   python scripts/visualize.py runs/rpn proposals=20
 
-Usage: visualize.py VOC_ROOT|SHARDS|RUN [key=value ...]. Ground truth of an RPN run is green, its
-proposals are red.
+Usage: visualize.py VOC_ROOT|SHARDS|RUN [key=value ...]; SHARDS may be a URL. Ground truth of an RPN
+run is green, its proposals are red.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +20,12 @@ from vocdist.config_file import load_config
 from vocdist.data.boxes import rows_to_xyxy
 from vocdist.data.decode import decode_image
 from vocdist.errors import UserError
+from vocdist.remote.location import Location, last_part, parse_location
 from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
 from vocdist.shards.manifest import MANIFEST_NAME
 from vocdist.shards.reader import ShardReader
 from vocdist.training.accelerator import build_accelerator
-from vocdist.training.build import build_loader
+from vocdist.training.build import build_loader, cache_rule
 from vocdist.training.overlays import proposal_overlays
 from vocdist.training.rpn_task import RpnTask
 from vocdist.training.run import load_run_config, load_task
@@ -42,8 +43,10 @@ def main(arguments: list[str]) -> None:
     source, overrides = split_arguments(arguments)
     if source is None:
         raise UserError("draw what? python scripts/visualize.py VOC_ROOT|SHARDS|RUN")
-    config, folder = load_config(VisualizeConfig, None, overrides), Path(source)
-    if (folder / CONFIG).is_file():
+    config, folder = load_config(VisualizeConfig, None, overrides), parse_location(source)
+    if not isinstance(folder, Path):
+        pictures, output = from_shards(folder, config), Path("pictures") / last_part(folder)
+    elif (folder / CONFIG).is_file():
         pictures, output = from_run(folder, config), folder / "pictures"
     elif (folder / MANIFEST_NAME).is_file():
         pictures, output = from_shards(folder, config), folder / "pictures"
@@ -72,7 +75,7 @@ def from_voc(folder: Path, config: VisualizeConfig) -> Pictures:
             yield key, draw_boxes(image, boxes, labels=names)
 
 
-def from_shards(folder: Path, config: VisualizeConfig) -> Pictures:
+def from_shards(folder: Location, config: VisualizeConfig) -> Pictures:
     """Images of a shard folder's split with their boxes."""
     reader = ShardReader(folder, config.split)
     index = {record.key: i for i, record in enumerate(reader.annotations)}
@@ -93,7 +96,7 @@ def from_run(folder: Path, config: VisualizeConfig) -> Pictures:
     if not isinstance(run, RpnConfig) or not isinstance(task, RpnTask):
         raise UserError(f"{folder}: a classifier proposes no boxes: pass an RPN run or shards")
     task.model.to(build_accelerator(run.runtime).device)
-    reader = ShardReader(run.data.shards, config.split)
+    reader = ShardReader(run.data.shards, config.split, cache=cache_rule(run.data))
     loader = build_loader(run, reader, training=False)
     index = {record.key: i for i, record in enumerate(reader.annotations)}
     keys = _chosen(list(index), config, run.data.shards)
@@ -101,7 +104,7 @@ def from_run(folder: Path, config: VisualizeConfig) -> Pictures:
     yield from zip(keys, overlays, strict=True)
 
 
-def _chosen(keys: Sequence[str], config: VisualizeConfig, where: Path) -> list[str]:
+def _chosen(keys: Sequence[str], config: VisualizeConfig, where: Location) -> list[str]:
     if not keys:
         raise UserError(f"{where}: holds no image")
     if config.keys is None:

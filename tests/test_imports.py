@@ -16,24 +16,31 @@ LEAVES = {"errors", "atomic"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "atomic": set(),
-    "config": set(),
+    "remote": set(),
+    "config": {"remote"},
     "config_file": set(),
     "config_help": set(),
     "command": {"config_file", "config_help"},
-    "voc": set(),
-    "shards": {"voc"},
+    "voc": {"remote"},
+    "shards": {"voc", "remote"},
     "data": {"shards"},
     "models": set(),
     "rpn": set(),
     "metrics": set(),
     "report": {"metrics", "voc"},
     "training": {
-        *("config", "config_file", "voc", "shards", "data"),
+        *("config", "config_file", "remote", "voc", "shards", "data"),
         *("models", "rpn", "metrics", "report"),
     },
 }
 # Libraries that a single place hides from the rest.
-HIDDEN = {"accelerate": "training/", "wandb": "training/tracking.py", "webdataset": "shards/"}
+HIDDEN = {
+    "accelerate": "training/",
+    "wandb": "training/tracking.py",
+    "webdataset": "shards/",
+    "fsspec": "remote/",
+    "tenacity": "remote/",
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -8,8 +8,10 @@ rooms below `training/`.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ByteSize, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+
+from vocdist.remote.location import parse_location
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -18,6 +20,8 @@ NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+# A folder, or a URL as a str.
+Place = Annotated[Path | str, BeforeValidator(parse_location)]
 # A file stem may well be a number.
 Key = Annotated[str, Field(coerce_numbers_to_str=True)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
@@ -36,8 +40,8 @@ class ShardsConfig:
     """Conversion of one VOC root into shards.
 
     Attributes:
-        source: A folder that holds a VOC tree, or `kaggle:owner/name`.
-        output: The folder to write, one per data set.
+        source: A folder that holds a VOC tree, its URL, or `kaggle:owner/name`.
+        output: The folder to write, one per data set; or its URL (`s3://`, `gs://`, `hf://`).
         name: The data set's name in the manifest; the output folder's name when null.
         classes: Class names in the order of their ids; VOC's twenty when null. Objects of other
             names are counted and left out.
@@ -60,7 +64,7 @@ class ShardsConfig:
     """
 
     source: str
-    output: Folder
+    output: Place
     name: str | None = None
     classes: tuple[str, ...] | None = None
     split: Literal["seeded", "lists"] = "seeded"
@@ -84,16 +88,23 @@ class DataConfig:
     """Which shards, and how many processes decode them.
 
     Attributes:
-        shards: Folder written by `scripts/make_shards.py`.
+        shards: Folder written by `scripts/make_shards.py`, or its URL (`s3://`, `gs://`,
+            `https://`, `hf://`), which is read through a cache on this machine.
         num_workers: Loader processes on each rank; 0 decodes in the training process.
         limit_train: Use only the first this many train samples; null for all.
         limit_val: Likewise for val.
+        cache_dir: Where copies of remote shards are kept; null: `$VOCDIST_CACHE`, else
+            `~/.cache/vocdist`.
+        cache_bytes: How many bytes of them, as `20GB`; those used longest ago go first. Null: no
+            bound.
     """
 
-    shards: Folder = Path("shards/voc2012")
+    shards: Place = Path("shards/voc2012")
     num_workers: NonNegative = 2
     limit_train: Count | None = None
     limit_val: Count | None = None
+    cache_dir: Folder | None = None
+    cache_bytes: ByteSize | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
+from vocdist.remote.download import read_whole
+from vocdist.remote.location import Location, is_url, join
+from vocdist.remote.retry import NotThereError
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -88,18 +91,37 @@ def save_manifest(manifest: Manifest, folder: Path) -> None:
         temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def load_manifest(folder: Path) -> Manifest:
+def load_manifest(folder: Location) -> Manifest:
     """Read the manifest of a shard folder.
 
     Raises:
         UserError: There is none (the message says how to make shards), it cannot be read, or it
             was written by a newer version.
     """
-    path = folder / MANIFEST_NAME
+    return parse_manifest(read_manifest(folder), folder)
+
+
+def read_manifest(folder: Location) -> bytes:
+    """The manifest of a shard folder as stored.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
     try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        if is_url(folder):
+            return read_whole(join(folder, MANIFEST_NAME))
+        return (Path(folder) / MANIFEST_NAME).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, NotThereError):
         raise UserError(_no_shards(folder)) from None
+
+
+def parse_manifest(content: bytes, folder: Location) -> Manifest:
+    """What `read_manifest` read.
+
+    Raises:
+        UserError: It is not one, or of a newer version.
+    """
+    path = f"{folder}/{MANIFEST_NAME}"
     try:
         # Before all else: a newer format may differ in anything but this.
         version = json.loads(content)["format_version"]
@@ -117,9 +139,9 @@ def load_manifest(folder: Path) -> Manifest:
     raise UserError(f"{path}: not a vocdist manifest ({what}): make the shards again")
 
 
-def manifest_hash(folder: Path) -> str:
+def manifest_hash(folder: Location) -> str:
     """SHA-256 of the manifest file: the identity of a data set's shards."""
-    return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
+    return hashlib.sha256(read_manifest(folder)).hexdigest()
 
 
 def describe_splits(manifest: Manifest) -> str:
@@ -131,7 +153,7 @@ def describe_splits(manifest: Manifest) -> str:
     return f"{manifest.name}: {', '.join(splits)}"
 
 
-def _no_shards(folder: Path) -> str:
+def _no_shards(folder: Location) -> str:
     return (
         f"{folder}: no shards here (no {MANIFEST_NAME}). Make some, from the demo data set:\n"
         f"  python scripts/make_demo_data.py data/demo && "

@@ -1,20 +1,22 @@
 """Random access to the samples of one split: an offset table and `pread`, no tar walk, no unpickle.
 
-A reader may be copied into loader processes by fork or pickle: descriptors are opened per process.
+A reader may be copied into loader processes by fork or pickle.
 """
 
+import hashlib
 import json
-import os
+import sys
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vocdist.errors import UserError
-from vocdist.shards.index import IndexEntry, index_path, read_index
-from vocdist.shards.manifest import Manifest, load_manifest
+from vocdist.remote.cache import CacheRule
+from vocdist.remote.location import Location
+from vocdist.shards.manifest import Manifest, parse_manifest
+from vocdist.shards.storage import open_storage
 from vocdist.voc.annotation import multi_hot
 
 
@@ -53,58 +55,86 @@ class ShardReader:
     """A split as a sequence of samples, in shard order.
 
     Args:
-        folder: A shard folder.
+        folder: A shard folder, or the URL of one, which is read through the cache.
         split: Name of a split in its manifest.
         limit: Use the first this many samples; None for all.
+        cache: Where copies of remote shards are kept; None: in the default place, without bound.
 
     Raises:
         UserError: No manifest, no such split, or a shard whose size or count is not the manifest's.
     """
 
-    def __init__(self, folder: Path, split: str, limit: int | None = None) -> None:
-        """Check the shards' sizes against the manifest and load their offset tables."""
+    def __init__(
+        self,
+        folder: Location,
+        split: str,
+        limit: int | None = None,
+        cache: CacheRule | None = None,
+    ) -> None:
+        """Check local shards' sizes against the manifest and load their offset tables."""
         self.folder = folder
         self.split = split
-        self.manifest: Manifest = load_manifest(folder)
+        content, self._storage = open_storage(folder, cache)
+        self.manifest: Manifest = parse_manifest(content, folder)
+        self.manifest_sha256 = hashlib.sha256(content).hexdigest()
         if split not in self.manifest.splits:
             names = ", ".join(self.manifest.splits)
             raise UserError(f"{folder}: no split '{split}'; its manifest has {names}")
-        self._shards = [folder / shard.name for shard in self.manifest.splits[split].shards]
-        self._entries: list[tuple[int, IndexEntry]] = []
-        for number, record in enumerate(self.manifest.splits[split].shards):
-            _check_size(self._shards[number], record.bytes)
-            entries = read_index(index_path(self._shards[number]))
-            if len(entries) != record.samples:
-                raise UserError(
-                    f"{index_path(self._shards[number])}: {len(entries)} samples where the "
-                    f"manifest states {record.samples}: make the shards again"
-                )
-            self._entries += [(number, entry) for entry in entries]
-        self._entries = self._entries[:limit]
-        self._descriptors: dict[tuple[int, int], int] = {}
+        shards = self.manifest.splits[split].shards
+        for shard in shards:
+            self._storage.check(shard)
+        ends = np.cumsum([shard.samples for shard in shards], dtype=np.int64)
+        self._length = min(int(ends[-1]) if len(ends) else 0, limit or sys.maxsize)
+        starts = ends - [shard.samples for shard in shards]
+        # Those that the limit leaves, all of them or in part.
+        self._shards = [s for s, start in zip(shards, starts, strict=True) if start < self._length]
+        self._starts = starts[: len(self._shards)]
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self._entries)
+        return self._length
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        """(shards,) int64: samples of each shard, as far as the limit lets them in."""
+        return np.diff(self._starts, append=self._length)
 
     def read(self, index: int) -> StoredSample:
         """Read one sample with one system call."""
-        number, entry = self._entries[index]
+        number = self.shard_of(index)
+        shard = self._shards[number]
+        entry = self._storage.entries(shard)[index - int(self._starts[number])]
         # The two members lie side by side, so one read spans both and the tar header between them.
         end = entry.json_offset + entry.json_size
-        span = self._pread(number, entry.jpg_offset, end - entry.jpg_offset)
+        span = self._storage.read(shard, entry.jpg_offset, end - entry.jpg_offset)
         return StoredSample(
             jpeg=span[: entry.jpg_size],
             annotations=_annotations(span[entry.json_offset - entry.jpg_offset :]),
         )
 
+    def shard_of(self, index: int) -> int:
+        """The number of the shard that holds a sample.
+
+        Raises:
+            IndexError: There is no such sample.
+        """
+        if not 0 <= index < self._length:
+            raise IndexError(f"sample {index} of {self._length}")
+        return int(np.searchsorted(self._starts, index, side="right")) - 1
+
+    def prefetch(self, number: int) -> None:
+        """Have a shard at hand soon; it is by now, if it is on this machine's disk."""
+        self._storage.prefetch(self._shards[number])
+
     @cached_property
     def annotations(self) -> list[Annotations]:
-        """Every sample's annotations, read once (some 30 µs a sample)."""
-        return [
-            _annotations(self._pread(number, entry.json_offset, entry.json_size))
-            for number, entry in self._entries
-        ]
+        """Every sample's annotations, read once (some 30 µs a sample).
+
+        Of remote shards all are downloaded for it, the first time on a machine.
+        """
+        of_shards = self._storage.records(self._shards)
+        stored = [record for records in of_shards for record in records]
+        return [_annotations(record) for record in stored[: self._length]]
 
     @property
     def image_sizes(self) -> np.ndarray:
@@ -119,40 +149,11 @@ class ShardReader:
         rows = [record.multi_hot(classes) for record in self.annotations]
         return np.array(rows, dtype=np.int8).reshape(-1, classes)
 
-    def _pread(self, number: int, offset: int, size: int) -> bytes:
-        # Keyed by process: a descriptor inherited over fork would be closed twice.
-        slot = (os.getpid(), number)
-        if slot not in self._descriptors:
-            self._descriptors[slot] = os.open(self._shards[number], os.O_RDONLY)
-        data = os.pread(self._descriptors[slot], size, offset)
-        if len(data) != size:
-            raise UserError(f"{self._shards[number]}: cut short while in use: make it again")
-        return data
-
     def __getstate__(self) -> dict[str, Any]:
-        """Leave descriptors and the annotation cache behind when sent to another process."""
-        state = self.__dict__ | {"_descriptors": {}}
+        """Leave the annotation cache behind when sent to another process."""
+        state = dict(self.__dict__)
         state.pop("annotations", None)
         return state
-
-    def __del__(self) -> None:
-        """Close this process's descriptors."""
-        for (process, _), descriptor in getattr(self, "_descriptors", {}).items():
-            if process == os.getpid():
-                os.close(descriptor)
-
-
-def _check_size(shard: Path, expected: int) -> None:
-    try:
-        size = shard.stat().st_size
-    except FileNotFoundError:
-        raise UserError(
-            f"{shard}: in the manifest but not on disk: make the shards again"
-        ) from None
-    if size != expected:
-        raise UserError(
-            f"{shard}: {size} bytes where the manifest states {expected}: make the shards again"
-        )
 
 
 def _annotations(stored: bytes) -> Annotations:

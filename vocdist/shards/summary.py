@@ -1,14 +1,13 @@
 """The closing words of a conversion: what was written, and what was left out and why."""
 
-from pathlib import Path
-
 from rich.console import Console
 
+from vocdist.remote.location import Location
 from vocdist.shards.manifest import Manifest
 from vocdist.voc.counts import SplitCounts, class_count_table
 
 
-def print_summary(console: Console, manifest: Manifest, folder: Path) -> None:
+def print_summary(console: Console, manifest: Manifest, folder: Location) -> None:
     """Print the class counts per split, the shards, and everything that is not in them."""
     console.print(
         class_count_table(

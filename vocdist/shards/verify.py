@@ -4,12 +4,16 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from tqdm import tqdm
 
 from vocdist.atomic import TEMPORARY_SUFFIX
 from vocdist.errors import UserError
+from vocdist.remote.download import read_on
+from vocdist.remote.location import Location, is_url, join
+from vocdist.remote.upload import list_names, object_facts
 from vocdist.shards.claim import LOCK_NAME
 from vocdist.shards.engine import run_tasks
 from vocdist.shards.index import index_bytes, index_path, read_index, scan_tar
@@ -50,12 +54,13 @@ class CheckedShard:
 
 
 def verify_shards(
-    folder: Path, *, fast: bool = False, workers: int = 1, engine: str = "loky"
+    folder: Location, *, fast: bool = False, workers: int = 1, engine: str = "loky"
 ) -> list[str]:
     """Compare a shard folder with its manifest: a line per problem, none when all is well.
 
     Args:
-        folder: With a manifest.
+        folder: With a manifest; of one behind a URL, each shard is downloaded for it, past the
+            cache.
         fast: Check hashes and counts only; otherwise also that every JPEG decodes, that records
             fit their images and classes, and that boxes are inside.
         workers: Processes.
@@ -66,10 +71,13 @@ def verify_shards(
     except UserError as error:
         return [str(error)]
     records = [shard for split in manifest.splits.values() for shard in split.shards]
-    problems = [*_manifest_problems(manifest), *_stray_files(folder, records)]
+    remote = is_url(folder)
+    names = list_names(str(folder)) if remote else sorted(os.listdir(folder))
+    problems = [*_manifest_problems(manifest), *_stray_files(names, records)]
     tasks = [(folder, record, manifest.classes, fast) for record in records]
     checked = {}
-    results = run_tasks(check_shard, tasks, workers=min(workers, len(tasks) or 1), engine=engine)
+    check = check_remote_shard if remote else check_shard
+    results = run_tasks(check, tasks, workers=min(workers, len(tasks) or 1), engine=engine)
     # disable=None: no bar where stderr is not a terminal.
     with tqdm(total=sum(r.samples for r in records), unit="img", disable=None) as bar:
         for shard, record in zip(results, records, strict=True):
@@ -86,6 +94,20 @@ def verify_shards(
             shards = [checked[shard.name] for shard in split.shards]
             problems += _count_problems(name, split, shards, manifest)
     return problems
+
+
+def check_remote_shard(
+    url: str, record: ShardRecord, classes: Sequence[str], fast: bool
+) -> CheckedShard:
+    """Download one tar and its index, and look at them; a unit of work for a worker process."""
+    with TemporaryDirectory(prefix="vocdist-verify-") as temporary:
+        folder = Path(temporary)
+        for name in (record.name, index_path(Path(record.name)).name):
+            facts = object_facts(join(url, name))
+            if facts is not None:
+                with (folder / name).open("w+b") as stream:
+                    read_on(join(url, name), stream.fileno(), int(facts["size"]))
+        return check_shard(folder, record, classes, fast)
 
 
 def check_shard(
@@ -151,10 +173,10 @@ def _hash_problems(
     yield f"{shard.name}: {what} (SHA-256 {shard.sha256})"
 
 
-def _stray_files(folder: Path, records: Sequence[ShardRecord]) -> Iterator[str]:
+def _stray_files(names: Sequence[str], records: Sequence[ShardRecord]) -> Iterator[str]:
     tars = {record.name for record in records}
     known = BESIDE_SHARDS | tars | {index_path(Path(name)).name for name in tars}
-    for name in sorted(os.listdir(folder)):
+    for name in names:
         if name.endswith(TEMPORARY_SUFFIX) or not (
             name in known or name.startswith(".") or name.endswith(DOCUMENTS)
         ):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.config import ClassifierConfig, DataConfig, RpnConfig
 from vocdist.config_file import load_config
 from vocdist.data.dataset import ShardDataset
 from vocdist.data.loader import BatchLoader, Padding
@@ -19,6 +19,7 @@ from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
 from vocdist.models.classifier import Classifier
 from vocdist.models.weights import load_weights
+from vocdist.remote.cache import CacheRule, default_cache
 from vocdist.rpn.network import (
     AnchorRule,
     LossRule,
@@ -40,13 +41,18 @@ DEFAULT_CLASSIFIER_RUN = Path("runs/classifier")
 def build_reader(config: TaskConfig, split: str) -> ShardReader:
     """Open a split of the configured shards, with its limit."""
     limit = config.data.limit_train if split == "train" else config.data.limit_val
-    reader = ShardReader(config.data.shards, split, limit)
+    reader = ShardReader(config.data.shards, split, limit, cache_rule(config.data))
     if not len(reader):
         raise UserError(
             f"{config.data.shards}: its {split} split is empty: make shards with a split_ratio "
             f"that leaves some images for it"
         )
     return reader
+
+
+def cache_rule(data: DataConfig) -> CacheRule:
+    """Where copies of remote shards are kept."""
+    return CacheRule(data.cache_dir or default_cache(), data.cache_bytes)
 
 
 def build_task(config: TaskConfig, train_reader: ShardReader, *, pretrained: bool) -> Task:

@@ -16,7 +16,7 @@ from vocdist.errors import UserError
 from vocdist.models.pixels import set_channels_last
 from vocdist.report.curves import plot_curves
 from vocdist.report.overlays import contact_sheet
-from vocdist.shards.manifest import describe_splits, manifest_hash
+from vocdist.shards.manifest import describe_splits
 from vocdist.shards.reader import ShardReader
 from vocdist.training.accelerator import build_accelerator, prepare
 from vocdist.training.build import (
@@ -70,7 +70,7 @@ def train(config: TaskConfig) -> dict[str, float]:
         config = resolve_features(config, begun_config(RpnConfig, config.run.dir))
     checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
     holds = describe_splits(readers.train.manifest)
-    start = plan_start(config, checkpoints, manifest_hash(config.data.shards), holds)
+    start = plan_start(config, checkpoints, readers.train.manifest_sha256, holds)
     # The same weights on every rank, whatever the launcher did to the generators.
     torch.manual_seed(config.train.seed)
     task = build_task(config, readers.train, pretrained=start.checkpoint is None)

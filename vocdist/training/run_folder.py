@@ -27,6 +27,8 @@ FREE_TO_CHANGE = (
     "runtime.device",
     "tracking",
     "data.num_workers",
+    "data.cache_dir",
+    "data.cache_bytes",
     "train.resume",
     "train.log_every",
     "train.save_every",

@@ -6,25 +6,31 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from vocdist.errors import UserError
+from vocdist.remote.cache import default_cache
+from vocdist.remote.location import is_url
 from vocdist.voc.layout import find_voc_root
+from vocdist.voc.remote_tree import copy_voc_tree
 
 KAGGLE_PREFIX = "kaggle:"
 KAGGLE_HANDLE = re.compile(r"(?P<slug>[\w-]+/[\w-]+)(/versions/(?P<version>[1-9]\d*))?")
 REACH_TIMEOUT_S = 5.0
 
 
-def resolve_source(source: str) -> Path:
+def resolve_source(source: str, copies: Path | None = None) -> Path:
     """Find the VOC root that `source` names, downloading it if it must be.
 
     Args:
-        source: A folder, or `kaggle:owner/name`, or `kaggle:owner/name/versions/3`. Without a
-            version, the newest complete one in kagglehub's cache is taken, without asking the
+        source: A folder, its URL, `kaggle:owner/name`, or `kaggle:owner/name/versions/3`. Without
+            a version, the newest complete one in kagglehub's cache is taken, without asking the
             network, so that a data set does not change between two runs.
+        copies: The folder below which what is behind a URL is copied; None: the cache.
 
     Raises:
         UserError: There is no such data set, or it can be had neither from the cache nor from
             the network.
     """
+    if is_url(source):
+        return find_voc_root(copy_voc_tree(source, copies or default_cache()))
     if not source.startswith(KAGGLE_PREFIX):
         return find_voc_root(Path(source).expanduser())
     handle = KAGGLE_HANDLE.fullmatch(source.removeprefix(KAGGLE_PREFIX))

@@ -1,0 +1,175 @@
+"""Verified local copies of remote files: downloaded once per machine, hashed on the way.
+
+A file has its final name only when it has its hash. While it comes in, its part file is locked,
+so that processes that want it too wait for it; killed, it goes on from there. While a file is
+read it is locked as well, so that it is not evicted. Nobody waits while he holds such a lock on
+a whole file, and part files get their room before they are begun, so that nobody waits forever.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vocdist.atomic import replaced_when_done
+from vocdist.errors import UserError
+from vocdist.remote.download import read_on
+from vocdist.remote.location import join
+from vocdist.remote.lock import locked
+from vocdist.remote.room import make_room, part_path
+
+CACHE_VARIABLE = "VOCDIST_CACHE"
+ABOUT_NAME = "about.json"
+ROOM_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRule:
+    """Where copies are kept, and how many bytes of shards; None: no bound."""
+
+    root: Path
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """What a manifest states of a file."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def default_cache() -> Path:
+    """`$VOCDIST_CACHE`, else `vocdist` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    if own := os.environ.get(CACHE_VARIABLE):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "vocdist"
+
+
+def cache_folder(root: Path, kind: str, url: str, version: str = "") -> Path:
+    """The folder for what comes from a URL; made, with a note in it that says what it is of."""
+    key = hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()[:20]
+    folder = root / kind / key
+    if not (folder / ABOUT_NAME).is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with replaced_when_done(folder / ABOUT_NAME) as temporary:
+                temporary.write_text(json.dumps({"url": url, "version": version}) + "\n")
+        except OSError as error:
+            raise _cannot_write(root, error) from None
+    return folder
+
+
+class CachedFolder:
+    """The files of a remote folder as local ones; may be copied into other processes.
+
+    Args:
+        url: The folder's.
+        version: Tells its contents from those that were there before: the manifest's hash.
+        rule: Where copies go, and their bound.
+    """
+
+    def __init__(self, url: str, version: str, rule: CacheRule) -> None:
+        """Make the folder of the copies, `folder`."""
+        self.url = url
+        self.rule = rule
+        self.folder = cache_folder(rule.root, "shards", url, version)
+
+    @contextmanager
+    def opened(self, file: RemoteFile) -> Iterator[int]:
+        """A descriptor of the whole file, which stays in the cache until this is left.
+
+        Raises:
+            UserError: It cannot be downloaded, is not what the manifest states, or has no room.
+        """
+        final = self.folder / file.name
+        while True:
+            with locked(final, shared=True) as descriptor:
+                if descriptor is not None and os.fstat(descriptor).st_size == file.size:
+                    os.utime(descriptor)
+                    yield descriptor
+                    return
+            with self._part(file, wait=True) as descriptor:
+                if descriptor is not None:
+                    self._fetch(file, descriptor)
+                    # Read under the lock of the download: nobody can evict it in between.
+                    yield descriptor
+                    return
+
+    def prefetch(self, file: RemoteFile) -> None:
+        """Make sure that the file is there or on its way in some process."""
+        final = self.folder / file.name
+        if self._is_there(file):
+            os.utime(final)
+            return
+        with self._part(file, wait=False) as descriptor:
+            if descriptor is not None:
+                self._fetch(file, descriptor)
+
+    @contextmanager
+    def _part(self, file: RemoteFile, *, wait: bool) -> Iterator[int | None]:
+        """The locked part file, with room for the whole; None when there is nothing to do."""
+        part = part_path(self.folder / file.name, file.size)
+        try:
+            self._make_room(file, part)
+            with locked(part, create=True, wait=wait) as descriptor:
+                if descriptor is not None and self._is_there(file):
+                    part.unlink()  # begun again by one who did not know
+                    descriptor = None
+                yield descriptor
+        except OSError as error:
+            raise _cannot_write(self.rule.root, error) from None
+
+    def _fetch(self, file: RemoteFile, descriptor: int) -> None:
+        url = join(self.url, file.name)
+        final = self.folder / file.name
+        part = part_path(final, file.size)
+        # A part may be of an object that was replaced since: then all of it is fetched once more.
+        for _ in range(2):
+            if read_on(url, descriptor, file.size) == file.sha256:
+                os.fsync(descriptor)
+                os.replace(part, final)
+                return
+            os.truncate(descriptor, 0)
+        part.unlink()
+        raise UserError(
+            f"{url}: its bytes are not those that the manifest states: upload the shards again, "
+            f"and check them with scripts/verify_shards.py {self.url}"
+        )
+
+    def _make_room(self, file: RemoteFile, part: Path) -> None:
+        bound = self.rule.max_bytes
+        shards = self.folder.parent
+        deadline = time.monotonic() + ROOM_WAIT_S
+        while True:
+            with locked(self.rule.root / ".lock", create=True):
+                if part.exists():
+                    return
+                if bound is None or make_room(shards, file.size, bound):
+                    part.touch()
+                    return
+            if file.size > (bound or 0) or time.monotonic() > deadline:
+                raise UserError(
+                    f"{self.rule.root}: no room for {file.name} of {file.size:,} bytes, as "
+                    f"data.cache_bytes={bound} and what is there is in use: set a larger one"
+                )
+            time.sleep(0.2)
+
+    def _is_there(self, file: RemoteFile) -> bool:
+        try:
+            return (self.folder / file.name).stat().st_size == file.size
+        except FileNotFoundError:
+            return False
+
+
+def _cannot_write(root: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{root}: the cache cannot be written ({error.strerror or error}): free some space, or "
+        f"choose another folder with data.cache_dir or {CACHE_VARIABLE}"
+    )

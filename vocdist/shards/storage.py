@@ -1,0 +1,195 @@
+"""The files of a shard folder, here or behind a URL, as bytes by offset and tables of offsets.
+
+Either kind may be copied into loader processes by fork or pickle.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from vocdist.atomic import replaced_when_done
+from vocdist.errors import UserError
+from vocdist.remote.cache import CachedFolder, CacheRule, RemoteFile, default_cache
+from vocdist.remote.location import Location, is_url
+from vocdist.shards.index import IndexEntry, index_bytes, index_path, read_index, scan_tar
+from vocdist.shards.manifest import MANIFEST_NAME, ShardRecord, parse_manifest, read_manifest
+
+# Shards that are fetched at once where all of them are wanted.
+FETCHES = 4
+
+
+class ShardStorage(Protocol):
+    """What a reader asks of the place where shards are."""
+
+    def check(self, shard: ShardRecord) -> None:
+        """Look at a shard before it is needed, where that costs nothing."""
+
+    def entries(self, shard: ShardRecord) -> list[IndexEntry]:
+        """Where the shard's samples lie in it."""
+
+    def read(self, shard: ShardRecord, offset: int, size: int) -> bytes:
+        """That many bytes of the tar."""
+
+    def records(self, shards: Sequence[ShardRecord]) -> list[list[bytes]]:
+        """The JSON member of each sample of each shard."""
+
+    def prefetch(self, shard: ShardRecord) -> None:
+        """Have the shard at hand soon."""
+
+
+def open_storage(folder: Location, cache: CacheRule | None = None) -> tuple[bytes, ShardStorage]:
+    """(the manifest as stored, the files beside it); `cache` is for what comes from a URL.
+
+    Raises:
+        UserError: There is no manifest, or it cannot be read.
+    """
+    content = read_manifest(folder)
+    if not is_url(folder):
+        return content, LocalShards(Path(folder))
+    parse_manifest(content, folder)  # nothing is kept of a folder that is none
+    return content, CachedShards(folder, content, cache or CacheRule(default_cache()))
+
+
+class LocalShards:
+    """Shards in a folder: one descriptor per process and shard, and `pread`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing is opened yet."""
+        self._folder = folder
+        self._entries: dict[str, list[IndexEntry]] = {}
+        self._descriptors: dict[tuple[int, str], int] = {}
+
+    def check(self, shard: ShardRecord) -> None:
+        """Compare size and index with the manifest.
+
+        Raises:
+            UserError: They are not as it states, or missing.
+        """
+        path = self._folder / shard.name
+        _check_size(path, shard.bytes)
+        entries = read_index(index_path(path))
+        _check_count(entries, shard, index_path(path))
+        self._entries[shard.name] = entries
+
+    def entries(self, shard: ShardRecord) -> list[IndexEntry]:
+        """Read by `check`."""
+        return self._entries[shard.name]
+
+    def read(self, shard: ShardRecord, offset: int, size: int) -> bytes:
+        """One system call."""
+        # Keyed by process: a descriptor inherited over fork would be closed twice.
+        slot = (os.getpid(), shard.name)
+        if slot not in self._descriptors:
+            self._descriptors[slot] = os.open(self._folder / shard.name, os.O_RDONLY)
+        data = os.pread(self._descriptors[slot], size, offset)
+        if len(data) != size:
+            path = self._folder / shard.name
+            raise UserError(f"{path}: cut short while in use: make it again")
+        return data
+
+    def records(self, shards: Sequence[ShardRecord]) -> list[list[bytes]]:
+        """One system call for each."""
+        return [
+            [self.read(shard, entry.json_offset, entry.json_size) for entry in self.entries(shard)]
+            for shard in shards
+        ]
+
+    def prefetch(self, shard: ShardRecord) -> None:
+        """It is here."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave descriptors behind when sent to another process."""
+        return self.__dict__ | {"_descriptors": {}}
+
+    def __del__(self) -> None:
+        """Close this process's descriptors."""
+        for (process, _), descriptor in getattr(self, "_descriptors", {}).items():
+            if process == os.getpid():
+                os.close(descriptor)
+
+
+class CachedShards:
+    """Shards behind a URL, read through the cache.
+
+    Beside a copy lie its index and its records, made from it; they stay when it is evicted, being
+    small, so that labels and image sizes cost a download only once.
+    """
+
+    def __init__(self, url: str, manifest: bytes, rule: CacheRule) -> None:
+        """Keep the manifest, by whose hash copies are told from older ones; no shard yet."""
+        self._cached = CachedFolder(url, hashlib.sha256(manifest).hexdigest(), rule)
+        copy = self._cached.folder / MANIFEST_NAME
+        if not copy.is_file():
+            with replaced_when_done(copy) as temporary:
+                temporary.write_bytes(manifest)
+        self._entries: dict[str, list[IndexEntry]] = {}
+
+    def check(self, shard: ShardRecord) -> None:
+        """Checked when it is downloaded."""
+
+    def entries(self, shard: ShardRecord) -> list[IndexEntry]:
+        """From the index beside the copy; without one the shard is fetched and scanned."""
+        if shard.name not in self._entries:
+            path = index_path(self._cached.folder / shard.name)
+            if not path.is_file():
+                with self._cached.opened(_file(shard)):
+                    entries = scan_tar(self._cached.folder / shard.name)
+                with replaced_when_done(path) as temporary:
+                    temporary.write_bytes(index_bytes(entries))
+            entries = read_index(path)
+            _check_count(entries, shard, path)
+            self._entries[shard.name] = entries
+        return self._entries[shard.name]
+
+    def read(self, shard: ShardRecord, offset: int, size: int) -> bytes:
+        """Open, read and close, so that no copy is kept from eviction for longer than this."""
+        with self._cached.opened(_file(shard)) as descriptor:
+            return os.pread(descriptor, size, offset)
+
+    def records(self, shards: Sequence[ShardRecord]) -> list[list[bytes]]:
+        """From the copies' own lists; shards without one are fetched, a few at a time."""
+        with ThreadPoolExecutor(FETCHES) as pool:
+            return list(pool.map(self._records_of, shards))
+
+    def prefetch(self, shard: ShardRecord) -> None:
+        """Download it unless it is here or on its way."""
+        self._cached.prefetch(_file(shard))
+
+    def _records_of(self, shard: ShardRecord) -> list[bytes]:
+        path = (self._cached.folder / shard.name).with_suffix(".jsonl")
+        if not path.is_file():
+            # Looked up first: it may open the copy, which must not be done twice at once.
+            entries = self.entries(shard)
+            with self._cached.opened(_file(shard)) as descriptor:
+                lines = [os.pread(descriptor, e.json_size, e.json_offset) for e in entries]
+            with replaced_when_done(path) as temporary:
+                temporary.write_bytes(b"".join(line + b"\n" for line in lines))
+        return path.read_bytes().splitlines()
+
+
+def _file(shard: ShardRecord) -> RemoteFile:
+    return RemoteFile(shard.name, shard.bytes, shard.sha256)
+
+
+def _check_count(entries: Sequence[IndexEntry], shard: ShardRecord, index: Path) -> None:
+    if len(entries) != shard.samples:
+        raise UserError(
+            f"{index}: {len(entries)} samples where the manifest states {shard.samples}: make the "
+            f"shards again"
+        )
+
+
+def _check_size(shard: Path, expected: int) -> None:
+    try:
+        size = shard.stat().st_size
+    except FileNotFoundError:
+        raise UserError(
+            f"{shard}: in the manifest but not on disk: make the shards again"
+        ) from None
+    if size != expected:
+        raise UserError(
+            f"{shard}: {size} bytes where the manifest states {expected}: make the shards again"
+        )
