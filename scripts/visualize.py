@@ -28,8 +28,8 @@ from vocdist.training.accelerator import build_accelerator
 from vocdist.training.build import build_loader, cache_rule
 from vocdist.training.overlays import proposal_overlays
 from vocdist.training.rpn_task import RpnTask
-from vocdist.training.run import load_run_config, load_task
-from vocdist.training.run_folder import CONFIG
+from vocdist.training.run import load_task
+from vocdist.training.run_folder import CONFIG, load_run_config
 from vocdist.voc.annotation import box_rows
 from vocdist.voc.classes import class_ids
 from vocdist.voc.layout import find_voc_root

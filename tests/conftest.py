@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from launch import CLASSIFIER, RPN, launch
 
 from vocdist.shards.convert import convert
 from vocdist.shards.manifest import SplitRule
@@ -39,3 +40,32 @@ def demo_shards(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         samples_per_shard=12,
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def classifier_run(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier trained through the launcher, W&B offline."""
+    run = tmp_path_factory.mktemp("runs") / "classifier"
+    done = launch(
+        "train_classifier.py", f"data.shards={demo_shards}", f"run.dir={run}", *CLASSIFIER
+    )
+    assert done.returncode == 0, done.stderr
+    assert "wandb sync" in done.stdout
+    assert "epoch 2/2" in done.stdout
+    return run
+
+
+@pytest.fixture(scope="session")
+def rpn_run(
+    classifier_run: Path, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An RPN on that classifier's features."""
+    run = tmp_path_factory.mktemp("runs") / "rpn"
+    arguments = [
+        f"data.shards={demo_shards}",
+        f"run.dir={run}",
+        f"model.classifier={classifier_run}",
+    ]
+    done = launch("train_rpn.py", *arguments, *RPN)
+    assert done.returncode == 0, done.stderr
+    return run

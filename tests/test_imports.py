@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "command": {"config_file", "config_help"},
     "voc": {"remote"},
     "shards": {"voc", "remote"},
-    "data": {"shards"},
+    "data": {"shards", "remote"},
     "models": set(),
     "rpn": set(),
     "metrics": set(),
@@ -31,6 +31,10 @@ ROOMS: dict[str, set[str]] = {
     "training": {
         *("config", "config_file", "remote", "voc", "shards", "data"),
         *("models", "rpn", "metrics", "report"),
+    },
+    "inference": {
+        *("config", "config_file", "shards", "data"),
+        *("models", "report", "training"),
     },
 }
 # Libraries that a single place hides from the rest.
@@ -41,6 +45,9 @@ HIDDEN = {
     "fsspec": "remote/",
     "tenacity": "remote/",
 }
+
+# Where the package itself may import: in functions, and for type checkers alone.
+FUNCTION_OR_IF = (ast.FunctionDef, ast.If)
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -82,7 +89,9 @@ def test_every_room_is_in_the_table() -> None:
 def test_rooms_import_only_what_they_may(file: Path) -> None:
     path, source = file.relative_to(PACKAGE).as_posix(), file.read_text(encoding="utf-8")
     if path == "__init__.py":
-        assert not list(imported_modules(source)), "importing vocdist does no work"
+        below_functions = [n for n in ast.parse(source).body if not isinstance(n, FUNCTION_OR_IF)]
+        top = "\n".join(ast.unparse(node) for node in below_functions)
+        assert not list(imported_modules(top)), "importing vocdist does no work"
     else:
         assert not broken_rules(path, source)
 

@@ -101,6 +101,15 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return first, overrides
 
 
+def split_places(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate files and folders from overrides; a file may have `=` in its name."""
+    unknown = [argument for argument in arguments if argument.startswith("-")]
+    if unknown:
+        raise UserError(f"unknown option {unknown[0]}: settings are given as key=value")
+    overrides = [a for a in arguments if "=" in a and not Path(a).exists()]
+    return [a for a in arguments if a not in overrides], overrides
+
+
 def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
     """Take `NAME VALUE` or `NAME=VALUE` out of the arguments: (value or None, the rest)."""
     rest = list(arguments)

@@ -368,3 +368,48 @@ class VisualizeConfig:
     count: Count = 12
     split: str = "val"
     proposals: Count = 20
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PredictConfig:
+    """Settings of `scripts/predict.py`.
+
+    Attributes:
+        output: Folder for the results; null: `predictions` beside the weights.
+        threshold: Score from which on a class is present; null: the run's own for each class, 0.5
+            where it has none.
+        pictures: How many images are drawn, from the first on.
+        device: `auto` (CUDA, else MPS, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.
+        batch: Images that are computed at once.
+        workers: Processes that read images; 0: none but this one.
+    """
+
+    output: Folder | None = None
+    threshold: Fraction | None = None
+    pictures: NonNegative = 24
+    device: str = "auto"
+    batch: Count = 32
+    workers: NonNegative = 2
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ProposeConfig:
+    """Settings of `scripts/propose.py`.
+
+    Attributes:
+        output: Folder for the results; null: `proposals` beside the weights.
+        count: Boxes of an image, at most; no more than 300 are ever made.
+        pictures: How many images are drawn, from the first on.
+        drawn: Boxes that are drawn on each.
+        device: `auto` (CUDA, else MPS, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.
+        batch: Images that are computed at once.
+        workers: Processes that read images; 0: none but this one.
+    """
+
+    output: Folder | None = None
+    count: Count = 300
+    pictures: NonNegative = 24
+    drawn: Count = 20
+    device: str = "auto"
+    batch: Count = 8
+    workers: NonNegative = 2

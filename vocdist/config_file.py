@@ -37,6 +37,15 @@ def load_config(
         key, value = _parse_override(override)
         _check_key(key, known, "the command line")
         _assign(values, key, value)
+    return config_from_plain(config_type, values, where)
+
+
+def config_from_plain(config_type: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """Build a config from nested dicts, such as `plain_config` makes; `where` they come from.
+
+    Raises:
+        UserError: A value does not fit its field.
+    """
     try:
         return TypeAdapter(config_type).validate_python(values)
     except ValidationError as error:

@@ -7,44 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import REPO, command, environment, launch, run_script
+from launch import CLASSIFIER, REPO, command, environment, launch, run_script
 from PIL import Image
 from safetensors.torch import load_file
 from wandb_file import read_history
 
 from vocdist.training.run_folder import load_results
-
-CLASSIFIER = [
-    "model.weights=none",
-    "input.size=48",
-    "train.epochs=2",
-    "train.global_batch=6",
-    "train.log_every=2",
-    "data.num_workers=0",
-]
-RPN = [
-    "model.scales=[[16, 32]]",
-    "input.short_side=64",
-    "input.long_side=96",
-    "train.epochs=1",
-    "train.global_batch=4",
-    "train.log_every=2",
-    "data.num_workers=0",
-    "tracking.wandb=disabled",
-]
-
-
-@pytest.fixture(scope="module")
-def classifier_run(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier trained through the launcher, W&B offline."""
-    run = tmp_path_factory.mktemp("runs") / "classifier"
-    done = launch(
-        "train_classifier.py", f"data.shards={demo_shards}", f"run.dir={run}", *CLASSIFIER
-    )
-    assert done.returncode == 0, done.stderr
-    assert "wandb sync" in done.stdout
-    assert "epoch 2/2" in done.stdout
-    return run
 
 
 def rows_of(run: Path) -> list[dict[str, float]]:
@@ -104,22 +72,6 @@ def test_evaluate_prints_a_table_and_writes_flat_keys(classifier_run: Path, tmp_
     assert {"mAP", "macro_f1", "sample_f1", "samples"} <= metrics.keys()
     assert f"{metrics['mAP']:.3f}" in done.stdout
     assert "person" in done.stdout
-
-
-@pytest.fixture(scope="module")
-def rpn_run(
-    classifier_run: Path, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """An RPN on that classifier's features."""
-    run = tmp_path_factory.mktemp("runs") / "rpn"
-    arguments = [
-        f"data.shards={demo_shards}",
-        f"run.dir={run}",
-        f"model.classifier={classifier_run}",
-    ]
-    done = launch("train_rpn.py", *arguments, *RPN)
-    assert done.returncode == 0, done.stderr
-    return run
 
 
 def test_the_rpn_has_the_classifiers_features_and_leaves_them(

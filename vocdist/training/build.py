@@ -1,13 +1,16 @@
 """From a config to a task and its batches: the one place that takes the sections apart."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from vocdist.config import ClassifierConfig, DataConfig, RpnConfig
 from vocdist.config_file import load_config
 from vocdist.data.dataset import ShardDataset
+from vocdist.data.geometry import padded_size
 from vocdist.data.loader import BatchLoader, Padding
 from vocdist.data.transforms import (
     ClassifierEvalTransform,
@@ -69,6 +72,37 @@ def build_task(config: TaskConfig, train_reader: ShardReader, *, pretrained: boo
     return RpnTask(_build_proposal_model(config, pretrained))
 
 
+def build_trained_task(config: TaskConfig, classes: Sequence[str]) -> Task:
+    """The task around a model whose weights are loaded next, for use and not for training."""
+    if isinstance(config, ClassifierConfig):
+        return ClassifierTask(Classifier(config.model.backbone, len(classes)), classes)
+    return RpnTask(_build_proposal_model(config, pretrained=False))
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """How an evaluation sees an image.
+
+    Attributes:
+        transform: From stored pixels to the network's input.
+        padding: For images of varying size; None where all inputs have one.
+    """
+
+    transform: Transform
+    padding: Padding | None
+
+    def shape(self, stored_hw: tuple[int, int]) -> tuple[int, int] | None:
+        """(height, width) of the input that an image of this size becomes; None: always one."""
+        if self.padding is None:
+            return None
+        return padded_size(self.padding.sizes(np.array([stored_hw])), self.padding.multiple)
+
+
+def evaluation_view(config: TaskConfig, classes: int) -> EvaluationView:
+    """What the loader of an evaluation does to images, for images that come from elsewhere."""
+    return EvaluationView(_transform(config, classes, training=False), _padding(config))
+
+
 def build_loader(
     config: TaskConfig,
     reader: ShardReader,
@@ -79,10 +113,6 @@ def build_loader(
     pin_memory: bool = False,
 ) -> BatchLoader:
     """A rank's batches of a split, with the task's geometry; pin memory that a GPU will copy."""
-    padding = None
-    if isinstance(config, RpnConfig):
-        box = config.input
-        padding = Padding(box.short_side, box.long_side, box.pad_multiple)
     return BatchLoader(
         ShardDataset(
             reader, _transform(config, len(reader.manifest.classes), training), config.train.seed
@@ -93,7 +123,7 @@ def build_loader(
         parts=config.train.accumulate,
         num_workers=config.data.num_workers,
         drop_last=config.train.drop_last,
-        padding=padding,
+        padding=_padding(config),
         pin_memory=pin_memory,
     )
 
@@ -197,6 +227,13 @@ def _load_backbone(network: nn.Module, config: RpnConfig) -> None:
     else:
         path = Path(source) if Path(source).is_file() else Path(source) / FINAL_WEIGHTS
         load_weights(network, config.model.backbone, str(path))
+
+
+def _padding(config: TaskConfig) -> Padding | None:
+    if isinstance(config, ClassifierConfig):
+        return None
+    box = config.input
+    return Padding(box.short_side, box.long_side, box.pad_multiple)
 
 
 def _transform(config: TaskConfig, classes: int, training: bool) -> Transform:

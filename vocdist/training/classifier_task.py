@@ -48,6 +48,11 @@ class ClassifierTask:
             )
         ]
 
+    def scores(self, model: nn.Module, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, H, W) -> probabilities of presence (B, classes), as measured."""
+        logits: Tensor = model(images)
+        return logits.float().sigmoid()
+
     def metrics(self, records: Sequence[Record]) -> dict[str, float]:
         """mAP, F1, AP per class, and the mAP of knowing no more than the class frequencies."""
         scores = np.stack([np.asarray(record["scores"]) for record in records])

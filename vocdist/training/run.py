@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from vocdist.atomic import replaced_when_done
 from vocdist.config import ClassifierConfig, RpnConfig
-from vocdist.config_file import load_config, plain_config
+from vocdist.config_file import plain_config
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import UserError
 from vocdist.models.pixels import set_channels_last
@@ -34,15 +34,15 @@ from vocdist.training.overlays import proposal_overlays
 from vocdist.training.rpn_task import RpnTask
 from vocdist.training.run_folder import (
     CHECKPOINTS,
-    CONFIG,
     FINAL_WEIGHTS,
     RESULTS,
     begun_config,
     load_results,
+    load_run_config,
     plan_start,
     prepare_folder,
+    run_weights,
     save_results,
-    task_of,
 )
 from vocdist.training.task import Task
 from vocdist.training.tracking import METRICS, NullTracker, Tracker
@@ -114,17 +114,6 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> tuple[TaskConfig, dict[
     return config, evaluate(task, model, batches, len(loader.dataset), accelerator)
 
 
-def load_run_config(run_dir: Path, overrides: list[str]) -> TaskConfig:
-    """The config a run was trained with, as the type of its task.
-
-    Raises:
-        UserError: The folder is not a run.
-    """
-    if task_of(run_dir) == "rpn":
-        return load_config(RpnConfig, run_dir / CONFIG, overrides)
-    return load_config(ClassifierConfig, run_dir / CONFIG, overrides)
-
-
 def load_task(config: TaskConfig, run_dir: Path) -> Task:
     """A run's task with its final weights, or its best checkpoint's while it is still training.
 
@@ -133,12 +122,7 @@ def load_task(config: TaskConfig, run_dir: Path) -> Task:
     """
     reader = build_reader(config, "train")
     task = build_task(config, reader, pretrained=False)
-    weights = run_dir / FINAL_WEIGHTS
-    best = Checkpoints(run_dir / CHECKPOINTS, keep=1).best()
-    if not weights.is_file():
-        if best is None:
-            raise UserError(f"{run_dir}: no weights yet: let an epoch finish first")
-        weights = best / WEIGHTS
+    weights = run_weights(run_dir)
     classes = read_metadata(weights).get("classes")
     foreign = classes is not None and tuple(json.loads(classes)) != reader.manifest.classes
     if foreign and isinstance(config, ClassifierConfig):
@@ -222,8 +206,10 @@ def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
     if trainer.accelerator.is_main_process:
         run_dir = config.run.dir
         classes = trainer.val_loader.dataset.reader.manifest.classes
+        # With these the file can be used without the run folder.
+        metadata = {"classes": json.dumps(classes), "config": json.dumps(plain_config(config))}
         with replaced_when_done(run_dir / FINAL_WEIGHTS) as temporary:
-            save_weights(trainer.task.model, temporary, {"classes": json.dumps(classes)})
+            save_weights(trainer.task.model, temporary, metadata)
         pictures = {"curves": run_dir / "curves.png"}
         plot_curves(run_dir / METRICS, pictures["curves"])
         if isinstance(trainer.task, RpnTask):

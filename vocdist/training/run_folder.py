@@ -11,7 +11,7 @@ from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config_file import config_differences, load_config, read_yaml, save_config
 from vocdist.errors import UserError
 from vocdist.training.checkpoint import Checkpoints, Position, load_position
-from vocdist.training.checkpoint_files import STATE, damage
+from vocdist.training.checkpoint_files import STATE, WEIGHTS, damage
 from vocdist.training.tracking import drop_rows_after
 
 Config = TypeVar("Config", ClassifierConfig, RpnConfig)
@@ -79,6 +79,32 @@ def task_of(run_dir: Path) -> str:
     if not path.is_file():
         raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
     return str(read_yaml(path).get("task"))
+
+
+def load_run_config(run_dir: Path, overrides: list[str]) -> ClassifierConfig | RpnConfig:
+    """The config a run was trained with, as the type of its task.
+
+    Raises:
+        UserError: The folder is not a run.
+    """
+    if task_of(run_dir) == "rpn":
+        return load_config(RpnConfig, run_dir / CONFIG, overrides)
+    return load_config(ClassifierConfig, run_dir / CONFIG, overrides)
+
+
+def run_weights(run_dir: Path) -> Path:
+    """A run's final weights, or its best checkpoint's while it is still training.
+
+    Raises:
+        UserError: The folder is not a run, or there are no weights yet.
+    """
+    if (run_dir / FINAL_WEIGHTS).is_file():
+        return run_dir / FINAL_WEIGHTS
+    best = Checkpoints(run_dir / CHECKPOINTS, keep=1).best()
+    if best is not None:
+        return best / WEIGHTS
+    task = task_of(run_dir)
+    raise UserError(f"{run_dir}: a {task} run without weights yet: let an epoch finish first")
 
 
 def plan_start(

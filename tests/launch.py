@@ -5,8 +5,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPO = Path(__file__).parents[2]
+REPO = Path(__file__).parents[1]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"]
+
+# The smallest trainings worth the name.
+CLASSIFIER = [
+    "model.weights=none",
+    "input.size=48",
+    "train.epochs=2",
+    "train.global_batch=6",
+    "train.log_every=2",
+    "data.num_workers=0",
+]
+RPN = [
+    "model.scales=[[16, 32]]",
+    "input.short_side=64",
+    "input.long_side=96",
+    "train.epochs=1",
+    "train.global_batch=4",
+    "train.log_every=2",
+    "data.num_workers=0",
+    "tracking.wandb=disabled",
+]
 
 
 def command(script: Path, *arguments: str, config: str = "one_cpu") -> list[str]:

@@ -1,0 +1,58 @@
+"""Say which classes are in images: scores as JSON and CSV, and pictures of the first ones.
+
+  python scripts/predict.py runs/classifier photos/
+  python scripts/predict.py runs/classifier 'photos/**/*.png' more.jpg threshold=0.4 pictures=0
+  python scripts/predict.py model.safetensors names.txt output=predictions device=cuda batch=128
+
+Usage: predict.py RUN IMAGES... [key=value ...]. RUN is a run folder or a safetensors file, IMAGES
+are files of any format that Pillow opens, folders, patterns, and .txt lists of these. Pixels are
+taken as they are stored, as in training: rotation by EXIF is not applied. What cannot be read is
+left out and named at the end, and makes the exit code 1.
+"""
+
+from PIL import Image
+from tqdm import tqdm
+
+from vocdist.command import run_command, split_places
+from vocdist.config import PredictConfig
+from vocdist.config_file import load_config
+from vocdist.errors import UserError
+from vocdist.inference.classifier import Classifier, Prediction
+from vocdist.inference.images import ImageSource, find_images
+from vocdist.inference.pictures import save_pictures
+from vocdist.inference.results import by_position, exit_if_unreadable
+from vocdist.inference.writing import write_predictions_csv, write_predictions_json
+from vocdist.report.scores import draw_scores
+
+
+def main(arguments: list[str]) -> None:
+    """Predict all images, then write the files and say where they are."""
+    places, overrides = split_places(arguments)
+    if len(places) < 2:
+        raise UserError("a run and images are expected: predict.py runs/classifier photos/")
+    config = load_config(PredictConfig, None, overrides)
+    files: list[ImageSource] = [*find_images(places[1:])]
+    classifier = Classifier.load(places[0], config.device)
+    if config.threshold is not None:
+        classifier.thresholds = dict.fromkeys(classifier.classes, config.threshold)
+    found = classifier.predict_each(files, batch=config.batch, workers=config.workers)
+    bar = tqdm(found, total=len(files), desc="predicting", unit="img", disable=None)
+    predictions, unreadable = by_position(bar)
+
+    output = config.output or classifier.trained.weights.parent / "predictions"
+    output.mkdir(parents=True, exist_ok=True)
+    results = output / "predictions.json"
+    write_predictions_json(results, predictions, classifier.thresholds, unreadable)
+    write_predictions_csv(output / "predictions.csv", predictions, classifier.classes)
+    save_pictures(predictions[: config.pictures], output / "pictures", drawn)
+    print(f"{len(predictions):,} images predicted: {results} and predictions.csv")
+    exit_if_unreadable(unreadable)
+
+
+def drawn(image: Image.Image, prediction: Prediction) -> Image.Image:
+    """The image over its best classes."""
+    return draw_scores(image, prediction.scores, prediction.present)
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__, PredictConfig)

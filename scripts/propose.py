@@ -1,0 +1,63 @@
+"""Propose boxes around the objects in images: COCO results JSON, and pictures of the first ones.
+
+  python scripts/propose.py runs/rpn photos/
+  python scripts/propose.py runs/rpn 'photos/**/*.png' more.jpg count=50 pictures=0
+  python scripts/propose.py model.safetensors names.txt output=proposals device=cuda batch=32
+
+Usage: propose.py RUN IMAGES... [key=value ...]. RUN is a run folder or a safetensors file, IMAGES
+are files of any format that Pillow opens, folders, patterns, and .txt lists of these. Pixels are
+taken as they are stored, as in training: rotation by EXIF is not applied. What cannot be read is
+left out and named at the end, and makes the exit code 1. The results are read with
+COCO("images.json").loadRes("proposals.json") of pycocotools.
+"""
+
+from functools import partial
+
+from PIL import Image
+from tqdm import tqdm
+
+from vocdist.command import run_command, split_places
+from vocdist.config import ProposeConfig
+from vocdist.config_file import load_config
+from vocdist.errors import UserError
+from vocdist.inference.images import ImageSource, find_images
+from vocdist.inference.pictures import save_pictures
+from vocdist.inference.proposer import ImageProposals, RegionProposalNetwork
+from vocdist.inference.results import by_position, exit_if_unreadable
+from vocdist.inference.writing import write_coco_results
+from vocdist.report.overlays import draw_proposals
+
+
+def main(arguments: list[str]) -> None:
+    """Propose on all images, then write the files and say where they are."""
+    places, overrides = split_places(arguments)
+    if len(places) < 2:
+        raise UserError("a run and images are expected: propose.py runs/rpn photos/")
+    config = load_config(ProposeConfig, None, overrides)
+    files: list[ImageSource] = [*find_images(places[1:])]
+    network = RegionProposalNetwork.load(places[0], config.device)
+    found = network.propose_each(
+        files, count=config.count, batch=config.batch, workers=config.workers
+    )
+    bar = tqdm(found, total=len(files), desc="proposing", unit="img", disable=None)
+    proposals, unreadable = by_position(bar)
+
+    output = config.output or network.trained.weights.parent / "proposals"
+    output.mkdir(parents=True, exist_ok=True)
+    results = output / "proposals.json"
+    write_coco_results(results, output / "images.json", proposals)
+    save_pictures(
+        proposals[: config.pictures], output / "pictures", partial(drawn, count=config.drawn)
+    )
+    total = sum(len(found.boxes) for found in proposals)
+    print(f"{total:,} boxes on {len(proposals):,} images: {results}, ids are in images.json")
+    exit_if_unreadable(unreadable)
+
+
+def drawn(image: Image.Image, proposals: ImageProposals, count: int) -> Image.Image:
+    """The best boxes on the image."""
+    return draw_proposals(image, proposals.boxes[:count], [])
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__, ProposeConfig)

@@ -1,0 +1,94 @@
+"""Results as files: JSON and CSV of predictions, proposals in COCO's result format."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vocdist.atomic import replaced_when_done
+from vocdist.inference.classifier import Prediction
+from vocdist.inference.proposer import ImageProposals
+from vocdist.inference.results import Unreadable
+
+# COCO's results need a category; proposals know but this one.
+CATEGORY = {"id": 1, "name": "object"}
+
+
+def write_predictions_json(
+    path: Path,
+    predictions: Sequence[Prediction],
+    thresholds: Mapping[str, float],
+    unreadable: Sequence[Unreadable],
+) -> None:
+    """`thresholds`, `images` (file, present, scores) and `unreadable` (file, reason)."""
+    _write_json(
+        path,
+        {
+            "thresholds": dict(thresholds),
+            "images": [
+                {"file": p.name, "present": list(p.present), "scores": dict(p.scores)}
+                for p in predictions
+            ],
+            "unreadable": [{"file": bad.name, "reason": bad.reason} for bad in unreadable],
+        },
+    )
+
+
+def write_predictions_csv(
+    path: Path, predictions: Sequence[Prediction], classes: Sequence[str]
+) -> None:
+    """One row per image: file, the present classes with `;` between, each class's score."""
+    with (
+        replaced_when_done(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        rows = csv.writer(file)
+        rows.writerow(["file", "present", *classes])
+        for p in predictions:
+            scores = (f"{p.scores[name]:.6f}" for name in classes)
+            rows.writerow([p.name, ";".join(p.present), *scores])
+
+
+def write_coco_results(results: Path, images: Path, proposals: Sequence[ImageProposals]) -> None:
+    """`results`: COCO's detection results; `images`: the data set they refer to, by `image_id`.
+
+    `pycocotools.coco.COCO(images).loadRes(results)` reads the two; ids count from 1, and boxes are
+    x, y, width, height in stored pixels.
+    """
+    _write_json(
+        images,
+        {
+            "images": [
+                {
+                    "id": number,
+                    "file_name": found.name,
+                    "height": found.size_hw[0],
+                    "width": found.size_hw[1],
+                }
+                for number, found in enumerate(proposals, start=1)
+            ],
+            "annotations": [],
+            "categories": [CATEGORY],
+        },
+    )
+    _write_json(
+        results,
+        [
+            {
+                "image_id": number,
+                "category_id": CATEGORY["id"],
+                "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(score, 6),
+            }
+            for number, found in enumerate(proposals, start=1)
+            for (x1, y1, x2, y2), score in zip(
+                found.boxes.tolist(), found.scores.tolist(), strict=True
+            )
+        ],
+    )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with replaced_when_done(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
