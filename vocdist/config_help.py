@@ -9,8 +9,17 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pydantic import ByteSize
+
 WIDTH = 100
-_PLAIN_NAMES = {int: "integer", float: "number", bool: "true | false", str: "text", Path: "path"}
+_PLAIN_NAMES = {
+    int: "integer",
+    float: "number",
+    bool: "true | false",
+    str: "text",
+    Path: "path",
+    ByteSize: "bytes, as 20GB",
+}
 
 
 def settings_help(config_type: type, values: Any = None) -> str:

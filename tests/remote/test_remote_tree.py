@@ -1,0 +1,84 @@
+"""A VOC tree behind http and S3."""
+
+import shutil
+from pathlib import Path
+
+import boto3
+import pytest
+from fault_server import FaultServer
+
+from vocdist.errors import UserError
+from vocdist.voc.remote_tree import copy_voc_tree
+from vocdist.voc.source import resolve_source
+
+
+@pytest.fixture
+def tree(demo_root: Path, tmp_path: Path) -> Path:
+    """A VOC root two levels down, with a name to be quoted, and things that no conversion reads."""
+    root = tmp_path / "site" / "devkit" / "VOC2012"
+    for name in ("Annotations", "JPEGImages"):
+        (root / name).mkdir(parents=True)
+        for path in sorted((demo_root / name).iterdir())[:6]:
+            shutil.copy(path, root / name)
+    for name, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+        first = sorted((root / name).iterdir())[0]
+        first.rename(first.with_name(f"with blank é{suffix}"))
+    (root / "SegmentationClass").mkdir()
+    (root / "SegmentationClass" / "big.png").write_bytes(b"x")
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("demo_000001\n")
+    (root / "ImageSets" / "Main" / "aeroplane_train.txt").write_text("demo_000001 1\n")
+    return root
+
+
+def read_files(root: Path) -> dict[str, bytes]:
+    """Those that a conversion reads."""
+    unread = ("big.png", "aeroplane_train.txt")
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.name not in unread
+    }
+
+
+def test_a_tree_behind_http_is_copied_once(tree: Path, tmp_path: Path) -> None:
+    with FaultServer(tree.parents[1]) as server:
+        server.faults["demo_000002.xml"] = ["503", "drop"]
+        root = resolve_source(f"{server.url}/devkit", tmp_path / "cache")
+        assert root.name == "VOC2012"
+        assert read_files(root) == read_files(tree)
+        assert not list(root.rglob("big.png"))
+        before = len(server.requests)
+        assert resolve_source(f"{server.url}/devkit/", tmp_path / "cache") == root
+        assert not [n for _, n, _ in server.requests[before:] if n.endswith((".xml", ".jpg"))]
+
+
+def test_a_tree_in_s3_is_kept_up_to_date(tree: Path, tmp_path: Path, bucket: str) -> None:
+    s3 = boto3.resource("s3").Bucket(bucket.removeprefix("s3://"))
+    for path in tree.rglob("*"):
+        if path.is_file():
+            s3.put_object(Key=f"v/{path.relative_to(tree).as_posix()}", Body=path.read_bytes())
+    copy = copy_voc_tree(f"{bucket}/v", tmp_path / "cache")
+    assert read_files(copy) == read_files(tree)
+    xml = tree / "Annotations" / "demo_000003.xml"
+    changed = xml.read_bytes().replace(b"<object>", b"<object >")
+    s3.put_object(Key="v/Annotations/demo_000003.xml", Body=changed)
+    s3.delete_objects(Delete={"Objects": [{"Key": "v/JPEGImages/demo_000004.jpg"}]})
+    expected = read_files(tree) | {"Annotations/demo_000003.xml": changed}
+    del expected["JPEGImages/demo_000004.jpg"]
+    assert read_files(copy_voc_tree(f"{bucket}/v", tmp_path / "cache")) == expected
+
+
+def test_names_that_lead_out_of_the_copy_are_not_followed(tmp_path: Path, bucket: str) -> None:
+    s3 = boto3.resource("s3").Bucket(bucket.removeprefix("s3://"))
+    s3.put_object(Key="v/Annotations/a.xml", Body=b"x")
+    s3.put_object(Key="v/../../Annotations/evil.xml", Body=b"x")
+    copy = copy_voc_tree(f"{bucket}/v", tmp_path / "cache")
+    assert [path.name for path in tmp_path.rglob("*.xml")] == ["a.xml"]
+    assert (copy / "Annotations" / "a.xml").is_file()
+
+
+def test_a_place_without_a_tree_is_named(web: FaultServer, tmp_path: Path) -> None:
+    for url in (web.url, f"{web.url}/nothing"):
+        with pytest.raises(UserError, match=f"{url}: no VOC data set is listed there"):
+            resolve_source(url, tmp_path / "cache")
