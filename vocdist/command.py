@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from vocdist.config_file import load_config
 from vocdist.config_help import settings_help
-from vocdist.errors import UserError
+from vocdist.errors import SharedError, UserError
 
 Config = TypeVar("Config")
 
@@ -44,7 +44,7 @@ def run_command(
             traceback.print_exc()
         if is_main_process():
             print(f"error: {error}", file=sys.stderr, flush=True)
-        elif _ranks_have_met():
+        elif _ranks_have_met() and not isinstance(error, SharedError):
             print(f"error (rank {os.environ['RANK']}): {error}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR_EXIT)
     except KeyboardInterrupt:

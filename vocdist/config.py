@@ -243,6 +243,9 @@ class TrainConfig:
         drop_last: Leave out the last, smaller batch of an epoch instead of training on it.
         seed: Of the weights, the order and the augmentation.
         clip_norm: Upper bound of the gradient's norm; null for none.
+        non_finite: What to do about a step whose loss or gradient is inf or NaN: `stop` the run, or
+            `skip` the step and count it. Either way the weights stay as they were, and the samples
+            are written to `non_finite.jsonl`. fp16's overflows are no such steps.
         resume: `auto` (go on if the run folder holds a checkpoint), `never`, or a checkpoint.
         log_every: Steps between two logged rows.
         save_every: Steps between two checkpoints inside an epoch; null: at its end only.
@@ -256,6 +259,7 @@ class TrainConfig:
     drop_last: bool = False
     seed: NonNegative = 0
     clip_norm: Positive | None = None
+    non_finite: Literal["stop", "skip"] = "stop"
     resume: str = "auto"
     log_every: Count = 20
     save_every: Count | None = None

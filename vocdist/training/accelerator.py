@@ -11,12 +11,12 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     gather_object,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vocdist.config import RuntimeConfig
 from vocdist.data.loader import usable_cores
-from vocdist.errors import UserError
+from vocdist.errors import SharedError, UserError
 
 Item = TypeVar("Item")
 
@@ -66,19 +66,25 @@ def prepare(
     return prepared[0], prepared[1]
 
 
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """BatchNorm's running means and variances, those that training changes."""
+    return [
+        module.get_buffer(name)
+        for module in model.modules()
+        # A frozen backbone's stay as they are.
+        if isinstance(module, _BatchNorm) and module.weight.requires_grad
+        for name in ("running_mean", "running_var")
+    ]
+
+
 def average_buffers(accelerator: Accelerator, model: nn.Module) -> None:
     """Give every rank the mean of all ranks' BatchNorm statistics (a collective).
 
     Each rank has seen other samples, so none of their running statistics is the right one.
     """
-    if accelerator.num_processes == 1:
-        return
-    for module in model.modules():
-        # A frozen backbone's are the same everywhere, and a mean of equals may round.
-        if isinstance(module, _BatchNorm) and module.weight.requires_grad:
-            for name in ("running_mean", "running_var"):
-                statistic = module.get_buffer(name)
-                statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
+    if accelerator.num_processes > 1:
+        for statistic in running_statistics(model):
+            statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
 
 
 def gather_lists(accelerator: Accelerator, items: list[Item]) -> list[Item]:
@@ -87,6 +93,17 @@ def gather_lists(accelerator: Accelerator, items: list[Item]) -> list[Item]:
         return items
     gathered: list[Item] = gather_object(items)
     return gathered
+
+
+def raise_together(accelerator: Accelerator, failure: str) -> None:
+    """Go on when no rank has a failure to tell (a collective).
+
+    Raises:
+        SharedError: With the first failure, on every rank.
+    """
+    failures = [told for told in gather_lists(accelerator, [failure]) if told]
+    if failures:
+        raise SharedError(failures[0])
 
 
 def _check_device(runtime: RuntimeConfig) -> bool:

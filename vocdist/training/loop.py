@@ -4,7 +4,6 @@ Everything random is a function of the position (seed, epoch, sample, step), nev
 before, so a run that goes on from a checkpoint does what the undisturbed run would have done.
 """
 
-import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,19 +13,20 @@ from typing import Any, Never
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from vocdist.config import OptimConfig, TrainConfig
 from vocdist.data.dataset import Batch
 from vocdist.data.loader import BatchLoader, ahead_of_use
-from vocdist.errors import UserError
-from vocdist.training.accelerator import average_buffers
+from vocdist.errors import SharedError, UserError
+from vocdist.training.accelerator import average_buffers, raise_together, running_statistics
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, load_training
 from vocdist.training.clock import StepClock
 from vocdist.training.evaluation import evaluate
 from vocdist.training.meter import LossMeter
+from vocdist.training.non_finite import NON_FINITE, FiniteGuard
 from vocdist.training.schedule import lr_factor
 from vocdist.training.task import Task
 from vocdist.training.tracking import Tracker
@@ -53,6 +53,14 @@ class Trainer:
 
     def __post_init__(self) -> None:
         """Start the meters at zero."""
+        self._guard = FiniteGuard(
+            self.accelerator,
+            self.optimizer,
+            statistics=running_statistics(self.model),
+            stops=self.train.non_finite == "stop",
+            path=self.checkpoints.folder.parent / NON_FINITE,
+            key_of=lambda index: self.train_loader.dataset.reader.read(index).annotations.key,
+        )
         self._epoch_losses = LossMeter(self.accelerator)
         self._recent_losses = LossMeter(self.accelerator)
         self._clock = StepClock()
@@ -72,6 +80,11 @@ class Trainer:
             metrics = self.measure()
             finished = time.perf_counter()
             self._end_epoch(metrics, trained - started, finished - started)
+        if self._guard.skipped:
+            self.accelerator.print(
+                f"{self._guard.skipped} of {self.position.global_step} steps were skipped, their "
+                f"loss or gradient was not finite: {self.checkpoints.folder.parent / NON_FINITE}"
+            )
 
     def measure(self) -> dict[str, float]:
         """Metrics of the weights as they are, over the whole val split (a collective)."""
@@ -92,23 +105,29 @@ class Trainer:
                 if batch.ends_step:
                     self._optimizer_step(batch)
                     bar.update()
+        self._guard.settle()
 
     def _forward_backward(self, batch: Batch) -> None:
         # Only the last part of a step waits for the other ranks' gradients.
         last = batch.ends_step
         with nullcontext() if last else self.accelerator.no_sync(self.model):
             losses = self.task.losses(self.model, batch)
-            self.accelerator.backward((losses["loss"] * batch.weights).sum())
+            total = (losses["loss"] * batch.weights).sum()
+            self.accelerator.backward(self._guard.differentiable(total))
+        self._guard.add_part(batch, losses["loss"])
         for meter in (self._epoch_losses, self._recent_losses):
-            meter.add(losses, batch.weights, ends_step=last)
+            meter.add(losses, batch.weights)
 
     def _optimizer_step(self, batch: Batch) -> None:
-        if self.train.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
-        self.optimizer.step()
+        skipped = self._guard.take_step(self.position.global_step + 1, self._gradient_norm())
         self.optimizer.zero_grad(set_to_none=True)
+        for meter in (self._epoch_losses, self._recent_losses):
+            meter.end_step(skipped)
         self.position = self.position.after_step(batch.step_samples)
-        if self.position.global_step % self.train.log_every == 0:
+        logs = self.position.global_step % self.train.log_every == 0
+        if logs or self.accelerator.device.type != "cuda":
+            self._guard.settle()
+        if logs:
             self._log_step()
         every, step = self.train.save_every, self.position.step
         # The end of an epoch is saved after its evaluation.
@@ -116,8 +135,20 @@ class Trainer:
             self.save(best=False)
         self._prepare_step()
 
+    def _gradient_norm(self) -> Tensor | None:
+        """Norm of the gradient over all ranks, which is then clipped; None where fp16 scales it."""
+        parameters = list(self.model.parameters())
+        norm: Tensor | None = None
+        if self.train.clip_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(parameters, self.train.clip_norm)
+        elif self.accelerator.scaler is None:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+        return norm if self.accelerator.scaler is None else None
+
     def _prepare_step(self) -> None:
         """Set what the next step takes from its position: learning rate, and seed of dropout."""
+        self._guard.begin_step()
         step = self.position.global_step
         for group in self.optimizer.param_groups:
             group["lr"] = self.optim.lr * lr_factor(
@@ -132,7 +163,6 @@ class Trainer:
 
     def _log_step(self) -> None:
         means = self._recent_losses.means()
-        self._check_finite(means)
         self._recent_losses.reset()
         losses = {f"train/{name}": mean for name, mean in means.items()}
         self.tracker.log(
@@ -147,7 +177,11 @@ class Trainer:
 
     def _end_epoch(self, metrics: dict[str, float], train_s: float, epoch_s: float) -> None:
         losses = self._epoch_losses.means()
-        self._check_finite(losses)
+        if not losses:
+            raise SharedError(
+                f"every step of epoch {self.position.epoch + 1} was skipped: lower optim.lr or set "
+                f"train.clip_norm; the last checkpoint is good"
+            )
         self._epoch_losses.reset()
         self.position = self.position.after_epoch(metrics[self.task.best_metric])
         epoch = self.position.epoch
@@ -156,6 +190,7 @@ class Trainer:
                 "global_step": self.position.global_step,
                 "epoch": epoch,
                 **{f"epoch/{name}": mean for name, mean in losses.items()},
+                "epoch/skipped_steps": self._guard.skipped,
                 **{f"val/{name}": value for name, value in metrics.items()},
                 "perf/train_s": train_s,
                 "perf/epoch_s": epoch_s,
@@ -168,22 +203,20 @@ class Trainer:
             f"val loss {metrics['loss']:.4f}  {figures}  {epoch_s:.1f} s"
         )
 
-    def _check_finite(self, losses: dict[str, float]) -> None:
-        """Stop rather than train on nothing; every rank holds the same means."""
-        if not all(math.isfinite(mean) for mean in losses.values()):
-            raise UserError(
-                f"the loss is {losses} at step {self.position.global_step}: lower optim.lr, set "
-                f"train.clip_norm or use runtime.mixed_precision=fp32; the last checkpoint is good"
-            )
-
     def save(self, *, best: bool) -> None:
         """Save the position and all that training goes on from (a collective)."""
+        self._guard.settle()
         average_buffers(self.accelerator, self.model)
         for meter in (self._epoch_losses, self._recent_losses):
             meter.synchronize()
+        failure = ""
         if self.accelerator.is_main_process:
-            self.checkpoints.save(self.position, self.task.model, self._training_state(), best=best)
-        self.accelerator.wait_for_everyone()
+            try:
+                training = self._training_state()
+                self.checkpoints.save(self.position, self.task.model, training, best=best)
+            except UserError as error:
+                failure = str(error)
+        raise_together(self.accelerator, failure)
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a saved position; call on every rank."""
@@ -192,6 +225,7 @@ class Trainer:
         self.optimizer.load_state_dict(training["optimizer"])
         if self.accelerator.scaler is not None and training["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(training["scaler"])
+        self._guard.skipped = training["skipped_steps"]
         self._epoch_losses.load_state_dict(training["epoch_losses"])
         self._recent_losses.load_state_dict(training["recent_losses"])
 
@@ -200,6 +234,7 @@ class Trainer:
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
+            "skipped_steps": self._guard.skipped,
             "epoch_losses": self._epoch_losses.state_dict(),
             "recent_losses": self._recent_losses.state_dict(),
         }

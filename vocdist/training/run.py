@@ -29,6 +29,7 @@ from vocdist.training.build import (
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, read_metadata, save_weights
 from vocdist.training.evaluation import evaluate
+from vocdist.training.failures import explained, leaving_together
 from vocdist.training.loop import Trainer
 from vocdist.training.overlays import proposal_overlays
 from vocdist.training.rpn_task import RpnTask
@@ -84,7 +85,10 @@ def train(config: TaskConfig) -> dict[str, float]:
         return load_results(results)
     if accelerator.is_main_process:
         prepare_folder(config, checkpoints, start)
-    with _tracker(config, accelerator, position.wandb_run_id) as tracker:
+    with (
+        leaving_together(accelerator),
+        _tracker(config, accelerator, position.wandb_run_id) as tracker,
+    ):
         accelerator.print(tracker.whereabouts)
         position = replace(position, wandb_run_id=tracker.run_id)
         trainer = _trainer(config, task, readers, accelerator, checkpoints, tracker, position)
@@ -94,8 +98,7 @@ def train(config: TaskConfig) -> dict[str, float]:
                 f"going on from {start.checkpoint}: epoch {position.epoch + 1}, "
                 f"step {position.step}"
             )
-        trainer.fit()
-        return _finish(config, trainer)
+        return _fit(config, trainer)
 
 
 def evaluate_run(run_dir: Path, overrides: list[str]) -> tuple[TaskConfig, dict[str, float]]:
@@ -160,7 +163,12 @@ def _trainer(
     model, optimizer = prepare(
         accelerator,
         task.model,
-        torch.optim.AdamW(learning, lr=config.optim.lr, weight_decay=config.optim.weight_decay),
+        torch.optim.AdamW(
+            learning,
+            lr=config.optim.lr,
+            weight_decay=config.optim.weight_decay,
+            fused=accelerator.device.type == "cuda",
+        ),
     )
     return Trainer(
         task=task,
@@ -194,6 +202,12 @@ def _loader(
         world_size=accelerator.num_processes,
         pin_memory=accelerator.device.type == "cuda",
     )
+
+
+def _fit(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
+    with explained(config.run.dir):
+        trainer.fit()
+        return _finish(config, trainer)
 
 
 def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:

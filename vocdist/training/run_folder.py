@@ -30,6 +30,7 @@ FREE_TO_CHANGE = (
     "data.cache_dir",
     "data.cache_bytes",
     "train.resume",
+    "train.non_finite",
     "train.log_every",
     "train.save_every",
     "train.keep",

@@ -88,7 +88,12 @@ class Tracker:
         trace: TracebackType | None,
     ) -> None:
         """Close both, marking the W&B run as failed after an exception."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:
+            # On a full disk what could not be written before cannot be now.
+            if error is None:
+                raise
         if self._run:
             self._run.finish(exit_code=0 if error is None else 1)
 
