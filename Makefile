@@ -49,6 +49,7 @@ demo: install ## Train both models on a small drawn data set (CPU, minutes); reu
 test: install ## Run the tests, less the long proofs
 	@$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
 
+# Those on clusters are skipped without: .venv/bin/uv pip install 'ray>=2.40' 'distributed>=2024.10'
 test-slow: install ## Run the long proofs
 	@$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
 

@@ -44,6 +44,10 @@ def main(arguments: list[str]) -> None:
     config = config_from_arguments(ShardsConfig, arguments, DEFAULT)
     root = resolve_source(config.source)
     output = config.output
+    if config.engine != "loky":
+        # A cluster's workers have working folders of their own.
+        root = root.absolute()
+        output = output.absolute() if isinstance(output, Path) else output
     if isinstance(output, Path):
         with claimed_output(output) as claim:
             manifest = convert_samples(config, read_samples(config, root), output, claim)

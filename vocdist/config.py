@@ -59,7 +59,9 @@ class ShardsConfig:
         jpeg_quality: Of the images that are scaled, 1 to 100.
         samples_per_shard: Samples in each tar file; the last of a split may hold fewer.
         workers: Processes that read images and write shards.
-        engine: What runs them: a backend of joblib.
+        engine: What runs them: `loky` (this machine), or a cluster of `ray` or `dask`, whose
+            machines see source and output under the same paths. RAY_ADDRESS and
+            DASK_SCHEDULER_ADDRESS name a running cluster; a Dask one is used as a whole.
         pictures: Draw statistics and a contact sheet beside the shards.
     """
 
@@ -79,7 +81,7 @@ class ShardsConfig:
     jpeg_quality: JpegQuality = 90
     samples_per_shard: Count = 500
     workers: Count = 1
-    engine: Literal["loky"] = "loky"
+    engine: Literal["loky", "ray", "dask"] = "loky"
     pictures: bool = True
 
 

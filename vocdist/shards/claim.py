@@ -34,6 +34,8 @@ def claimed(folder: Path) -> Iterator[str]:
         claim = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
         os.truncate(descriptor, 0)
         os.write(descriptor, claim.encode())
+        # Now, as workers on other machines read it.
+        os.fsync(descriptor)
         yield claim
     finally:
         # While it is still ours: whoever locks the file next finds that it has no name any more.
@@ -55,7 +57,10 @@ def check_claim(folder: Path, claim: str) -> None:
     except FileNotFoundError:
         current = ""
     if current != claim:
-        raise UserError(f"{folder}: this run does not hold the folder any more")
+        raise UserError(
+            f"{folder}: this run does not hold the folder any more, or {socket.gethostname()}, "
+            f"which works for it, does not see the folder"
+        )
 
 
 def cannot_be_written(folder: Path, error: OSError) -> UserError:

@@ -4,14 +4,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor
 from contextlib import closing
 from functools import cache
 from typing import Any, TypeVar
 
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 
 from vocdist.errors import UserError
+from vocdist.shards.cluster import connected, first_line
 
 Result = TypeVar("Result")
 
@@ -29,31 +29,32 @@ def run_tasks(
         function: Importable by its name, as workers import it anew.
         tasks: Positional arguments of each call.
         workers: Processes; with 1 all is done in this one.
-        engine: The name of a joblib backend.
+        engine: `loky`, or a cluster's (see `vocdist.shards.cluster`).
 
     Raises:
-        UserError: A worker process died; what `function` raises is raised as it is.
+        UserError: The engine is not there, or a worker process died; what `function` raises is
+            raised as it is.
     """
-    parallel = Parallel(
-        n_jobs=workers,
-        backend=engine,
-        return_as="generator",
-        # Results are small and tasks are not: one at a time keeps the order of the work plain.
-        batch_size=1,
-        pre_dispatch="2*n_jobs",
-        max_nbytes=None,
-    )
-    try:
+    with connected(engine, workers) as backend:
+        with parallel_config(**backend.options):
+            parallel = Parallel(
+                n_jobs=workers,
+                return_as="generator",
+                # Results are small and tasks are not: one at a time keeps the order plain.
+                batch_size=1,
+                pre_dispatch="2*n_jobs",
+                max_nbytes=None,
+            )
         # Workers of other engines are not this process's children.
         parent = os.getpid() if engine == "loky" else None
         calls = (delayed(_call)(parent, function, *task) for task in tasks)
-        with closing(parallel(calls)) as results:
-            yield from results
-    except BrokenExecutor as error:
-        raise UserError(
-            "a worker process was killed, most likely for want of memory: run the same command "
-            f"again, with fewer workers if it comes back ({type(error).__name__})"
-        ) from None
+        try:
+            with closing(parallel(calls)) as results:
+                yield from results
+        except backend.failures as error:
+            raise UserError(
+                f"a worker process was killed, {backend.advice} ({first_line(error)})"
+            ) from None
 
 
 def _call(parent: int | None, function: Callable[..., Result], *task: Any) -> Result:

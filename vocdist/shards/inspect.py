@@ -4,6 +4,7 @@ Done in parallel before anything is planned, so that the plan stays a pure funct
 usable.
 """
 
+import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ def _inspect(pair: FilePair, xml: Path, image: Path, inspection: Inspection) -> 
         _check_size(annotation, size)
     except AnnotationError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise UserError(f"{xml}: vanished while the data set was read: run again") from None
+            raise _vanished(xml) from None
         return _rejected(pair, Rejection(xml_name, "file", error.reason, error.detail))
     except BadImage as bad:
         name = shown_name(f"JPEGImages/{pair.image_name}")
@@ -136,9 +137,16 @@ def _read(image: Path) -> bytes:
     try:
         return image.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{image}: vanished while the data set was read: run again") from None
+        raise _vanished(image) from None
     except OSError as error:
         raise BadImage("unreadable_image", f"cannot be read: {error.strerror or error}") from None
+
+
+def _vanished(path: Path) -> UserError:
+    return UserError(
+        f"{path}: vanished while the data set was read, or {socket.gethostname()} does not see it: "
+        f"run again"
+    )
 
 
 def _check_size(annotation: Annotation, size: tuple[int, int]) -> None:
