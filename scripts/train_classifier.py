@@ -7,6 +7,11 @@ r"""Train the multi-label classifier: which classes are present in an image.
 
 Usage: train_classifier.py [CONFIG.yaml] [section.key=value ...]; the default is
 configs/classifier.yaml. Started again on a run that was cut off, it goes on with it.
+Before it, with the same arguments:
+  --dry-run      print shapes, sizes, steps, memory and what would be written; write nothing
+  --debug        a few batches of everything, resuming included, in RUN-debug; errors with traceback
+  --overfit N    can N images be learned by heart? exit code 2 if not; writes nothing
+  --profile      where a step's time goes, and a trace, in RUN-profile
 """
 
 from pathlib import Path
@@ -16,19 +21,20 @@ from rich.console import Console
 from vocdist.command import config_from_arguments, is_main_process, run_command
 from vocdist.config import ClassifierConfig
 from vocdist.report.tables import classifier_table
-from vocdist.training.run import train
+from vocdist.training.start import start, take_mode
 
 DEFAULT = Path("configs/classifier.yaml")
 
 
 def main(arguments: list[str]) -> None:
     """Train, then print the best epoch's figures."""
+    mode, arguments = take_mode(arguments)
     config = config_from_arguments(ClassifierConfig, arguments, DEFAULT)
-    metrics = train(config)
-    if is_main_process():
+    metrics = start(config, mode)
+    if metrics and is_main_process():
         Console().print(classifier_table(metrics))
         print(f"best epoch {metrics['epoch']:.0f}; the run is in {config.run.dir}")
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__, ClassifierConfig, DEFAULT)
+    run_command(main, __doc__, ClassifierConfig, DEFAULT, debug_is_mode=True)

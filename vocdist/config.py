@@ -291,11 +291,14 @@ class RuntimeConfig:
 
     Attributes:
         device: `auto` takes what accelerate finds: CUDA, then MPS, then the CPU.
+        detect_anomaly: Stop at the first gradient that is not a number and say which operation
+            made it: for debugging, since it takes twice the time.
         mixed_precision: `fp32`, `bf16` or `fp16` (a GPU's only).
         channels_last: Keep images and convolution weights as NHWC in memory.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    detect_anomaly: bool = False
     mixed_precision: Precision = "fp32"
     channels_last: bool = True
 

@@ -75,7 +75,7 @@ class Trainer:
         """Train from the position to the last epoch; measure and save after each."""
         while self.position.epoch < self.train.epochs:
             started = time.perf_counter()
-            self._train_epoch()
+            self.train_epoch()
             trained = time.perf_counter()
             metrics = self.measure()
             finished = time.perf_counter()
@@ -93,7 +93,8 @@ class Trainer:
         samples = len(self.val_loader.dataset)
         return evaluate(self.task, self.model, batches, samples, self.accelerator)
 
-    def _train_epoch(self) -> None:
+    def train_epoch(self) -> None:
+        """Train from the position to the end of its epoch."""
         self.model.train()
         parts = self.train_loader.training(self.position.epoch, start_step=self.position.step)
         batches = self._clock.timed(ahead_of_use(parts, self.accelerator.device))

@@ -91,7 +91,7 @@ def train(config: TaskConfig) -> dict[str, float]:
     ):
         accelerator.print(tracker.whereabouts)
         position = replace(position, wandb_run_id=tracker.run_id)
-        trainer = _trainer(config, task, readers, accelerator, checkpoints, tracker, position)
+        trainer = build_trainer(config, task, readers, accelerator, checkpoints, tracker, position)
         if start.checkpoint:
             trainer.restore(start.checkpoint)
             accelerator.print(
@@ -110,7 +110,7 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> tuple[TaskConfig, dict[
     config = load_run_config(run_dir, overrides)
     accelerator = build_accelerator(config.runtime)
     task = load_task(config, run_dir)
-    _lay_out(config, task, accelerator)
+    lay_out(config, task, accelerator)
     model = accelerator.prepare_model(task.model, evaluation_mode=True)
     loader = _loader(config, build_reader(config, "val"), accelerator, training=False)
     batches = ahead_of_use(loader.evaluation(), accelerator.device)
@@ -149,7 +149,7 @@ def _tracker(config: TaskConfig, accelerator: Accelerator, run_id: str | None) -
     )
 
 
-def _trainer(
+def build_trainer(
     config: TaskConfig,
     task: Task,
     readers: Readers,
@@ -158,7 +158,9 @@ def _trainer(
     tracker: Tracker,
     position: Position,
 ) -> Trainer:
-    _lay_out(config, task, accelerator)
+    """All parts of a training, ready to go; the model is prepared in place."""
+    torch.autograd.set_detect_anomaly(config.runtime.detect_anomaly)
+    lay_out(config, task, accelerator)
     learning = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
     model, optimizer = prepare(
         accelerator,
@@ -185,7 +187,8 @@ def _trainer(
     )
 
 
-def _lay_out(config: TaskConfig, task: Task, accelerator: Accelerator) -> None:
+def lay_out(config: TaskConfig, task: Task, accelerator: Accelerator) -> None:
+    """Order the model's memory as the config asks for."""
     # MPS has computed wrong convolutions in NHWC: not there until it is shown right.
     on_mps = accelerator.device.type == "mps"
     set_channels_last(task.model, config.runtime.channels_last and not on_mps)

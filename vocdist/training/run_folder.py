@@ -25,6 +25,7 @@ CHECKPOINTS = "checkpoints"
 FREE_TO_CHANGE = (
     "run",
     "runtime.device",
+    "runtime.detect_anomaly",
     "tracking",
     "data.num_workers",
     "data.cache_dir",

@@ -1,0 +1,179 @@
+"""`--dry-run`: what a training would do, without training or writing anything."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from vocdist.config import RpnConfig
+from vocdist.data.dataset import Batch
+from vocdist.training.build import (
+    TaskConfig,
+    build_loader,
+    build_reader,
+    build_task,
+    resolve_features,
+)
+from vocdist.training.checkpoint import Checkpoints
+from vocdist.training.run_folder import CHECKPOINTS, begun_config, plan_start
+from vocdist.training.task import Task
+
+# Activations are measured on this many samples, and grow with their number.
+PROBED = 2
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a training step of one process holds at once, estimated.
+
+    Attributes:
+        weights: Parameters and buffers.
+        gradients: Of what learns.
+        optimizer: AdamW's two moments.
+        activations: What the backward pass needs of the forward pass, and the input batch.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def dry_run(config: TaskConfig) -> None:
+    """Print sizes, shapes, steps, memory and what would be written; on the main process alone.
+
+    Raises:
+        UserError: What a training would raise before its first step, but for weights to download.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    config = replace(config, data=replace(config.data, num_workers=0))
+    train_reader, val_reader = build_reader(config, "train"), build_reader(config, "val")
+    if isinstance(config, RpnConfig):
+        config = resolve_features(config, begun_config(RpnConfig, config.run.dir))
+    checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
+    start = plan_start(config, checkpoints, train_reader.manifest_sha256)
+    # Random weights have the same shapes; the real ones might have to be downloaded.
+    task = build_task(config, train_reader, pretrained=False)
+    loader = build_loader(config, train_reader, training=True, world_size=world)
+    batch = next(loader.training(epoch=0))
+    steps = loader.steps_per_epoch()
+    memory = step_memory(task, batch)
+    files = written_files(config, memory)
+
+    table = Table(show_header=False, title=f"{config.task}, trained on nothing yet")
+    for key, value in (
+        ("run folder", f"{config.run.dir}: {_beginning(start.checkpoint)}"),
+        ("shards", f"{config.data.shards}"),
+        ("samples", f"{len(train_reader):,} train, {len(val_reader):,} val"),
+        ("classes", f"{len(train_reader.manifest.classes)}"),
+        ("processes", f"{world}, each with {len(batch.indices)} samples at a time"),
+        ("steps", f"{steps:,} an epoch, {steps * config.train.epochs:,} in all"),
+        ("first input", f"{tuple(batch.images.shape)} uint8"),
+        *((f"  target {name}", f"{tuple(t.shape)}") for name, t in batch.targets.items()),
+        *_outputs(task, batch),
+        ("weights from", _weights(config)),
+        *_parameters(task.model),
+        ("memory of a step", f"about {memory.total / MIB:,.0f} MiB a process, in fp32"),
+        *((f"  {k}", f"{v / MIB:,.1f} MiB") for k, v in vars(memory).items()),
+        *((f"would write {name}", what) for name, what in files.items()),
+    ):
+        table.add_row(key, value)
+    Console().print(table)
+
+
+def step_memory(task: Task, batch: Batch) -> Memory:
+    """Run one forward pass on a few samples of a batch and count what is kept for the backward."""
+    few = _first(batch, PROBED)
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    parameters = list(task.model.parameters())
+    task.model.train()
+    # What is kept stays in memory as long as `losses`, so that no address is counted twice.
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        losses = task.losses(task.model, few)
+    for parameter in parameters:
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    del losses
+    learning = sum(p.nbytes for p in parameters if p.requires_grad)
+    per_sample = (sum(kept.values()) + few.images.nbytes) / len(few.indices)
+    return Memory(
+        weights=sum(p.nbytes for p in parameters) + sum(b.nbytes for b in task.model.buffers()),
+        gradients=learning,
+        optimizer=2 * learning,
+        activations=round(per_sample * len(batch.indices)),
+    )
+
+
+def written_files(config: TaskConfig, memory: Memory) -> dict[str, str]:
+    """What a run leaves in its folder, with the size of what is large."""
+    checkpoint = (memory.weights + memory.optimizer) / MIB
+    return {
+        "checkpoints/": f"{config.train.keep} and the best one, {checkpoint:,.1f} MiB each",
+        "model.safetensors": f"{memory.weights / MIB:,.1f} MiB",
+        "the rest": "config.yaml, metrics.jsonl, results.json and pictures",
+    }
+
+
+def _outputs(task: Task, batch: Batch) -> list[tuple[str, str]]:
+    """Shapes of what the model says of a few samples."""
+    few = _first(batch, PROBED)
+    extra = (few.targets["image_size"],) if "image_size" in few.targets else ()
+    with torch.no_grad():
+        output: Any = task.model.eval()(few.images, *extra)
+    if isinstance(output, Tensor):
+        return [("output", f"{tuple(output.shape)} for {len(few.indices)} samples")]
+    head, levels = output
+    return [
+        ("feature maps", ", ".join(f"{h} × {w}" for h, w in levels)),
+        ("anchors", f"{head.objectness.shape[1]:,} an image"),
+    ]
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    return replace(
+        batch,
+        images=batch.images[:count],
+        targets={name: target[:count] for name, target in batch.targets.items()},
+        indices=batch.indices[:count],
+        weights=batch.weights[:count],
+        seeds=batch.seeds[:count],
+    )
+
+
+def _parameters(model: nn.Module) -> list[tuple[str, str]]:
+    def counted(module: nn.Module) -> str:
+        every = sum(p.numel() for p in module.parameters())
+        learning = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        return f"{every:,}" + ("" if learning == every else f", {learning:,} of them learn")
+
+    children = dict(model.named_children()).items()
+    parts = [(f"  {name}", counted(part)) for name, part in children if list(part.parameters())]
+    return [("parameters", counted(model)), *(parts if len(parts) > 1 else [])]
+
+
+def _weights(config: TaskConfig) -> str:
+    if isinstance(config, RpnConfig) and config.model.classifier != "none":
+        return config.model.classifier
+    return f"{config.model.weights} ({config.model.backbone})"
+
+
+def _beginning(checkpoint: Path | None) -> str:
+    return "would begin anew" if checkpoint is None else f"would go on from {checkpoint.name}"

@@ -1,0 +1,155 @@
+"""`--profile`: where the time of a training step goes, and what to change about it."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.data.loader import usable_cores
+from vocdist.training.accelerator import build_accelerator
+from vocdist.training.build import TaskConfig, build_reader, build_task, resolve_features
+from vocdist.training.checkpoint import Checkpoints, Position
+from vocdist.training.loop import Trainer
+from vocdist.training.phases import PHASES, PhaseTimer, Timed
+from vocdist.training.run import Readers, build_trainer
+from vocdist.training.run_folder import CHECKPOINTS
+from vocdist.training.tracking import NullTracker, Tracker
+
+# The first steps choose algorithms and fill queues; the last ones are traced.
+WARM_UP, TIMED, TRACED = 2, 10, 3
+TRACE, OPERATORS = "trace.json.gz", "operators.txt"
+
+
+def profile_run(config: TaskConfig) -> dict[str, float]:
+    """Time some training steps by phase, trace a few more; the share of each phase.
+
+    Prints a table with a sentence of advice. The trace and a table of operators are written into
+    `<run.dir>-profile`; no weights are kept.
+    """
+    samples = (WARM_UP + TIMED + TRACED) * config.train.global_batch
+    limit = min(config.data.limit_train or samples, samples)
+    config = replace(
+        config,
+        data=replace(config.data, limit_train=limit, limit_val=1),
+        train=replace(config.train, epochs=1, log_every=2**31, save_every=None),
+    )
+    accelerator = build_accelerator(config.runtime)
+    if isinstance(config, RpnConfig):
+        config = resolve_features(config)
+    folder = config.run.dir.with_name(config.run.dir.name + "-profile")
+    with NullTracker() as tracker:
+        trainer = build_bare_trainer(config, accelerator, tracker)
+        steps = trainer.train_loader.steps_per_epoch()
+        timer = PhaseTimer(accelerator.device)
+        seconds, timed_steps = _timed_epoch(trainer, timer, steps)
+        _traced_steps(trainer, max(0, steps - TRACED), folder)
+    total = sum(seconds.values())
+    shares = {phase: spent / total for phase, spent in seconds.items()}
+    if accelerator.is_main_process:
+        _print_table(seconds, timed_steps, config.train.global_batch)
+        print(advice(shares, config, accelerator.device.type, usable_cores()))
+        print(f"{folder}: {TRACE} (open it at https://ui.perfetto.dev), {OPERATORS}")
+    return shares
+
+
+def advice(shares: Mapping[str, float], config: TaskConfig, device: str, cores: int) -> str:
+    """One sentence: what takes the time, and the setting that changes it."""
+    size = "input.size" if isinstance(config, ClassifierConfig) else "input.short_side"
+    if shares["data wait"] > 0.15:
+        workers = config.data.num_workers
+        words = f"{shares['data wait']:.0%} of the time is spent in waiting for data: "
+        if workers < cores:
+            return words + f"raise data.num_workers ({workers} of {cores} cores are used)"
+        return words + (
+            "all cores are busy with images: make shards of smaller ones (make_shards.py "
+            "max_side=512)"
+        )
+    if shares["optimizer"] > 0.25:
+        return (
+            f"{shares['optimizer']:.0%} of the time goes into optimizer steps: raise "
+            f"train.global_batch (and optim.lr with it), so that there are fewer"
+        )
+    busy = f"{shares['forward'] + shares['backward']:.0%} of the time is the model's own work: "
+    if device == "cuda" and config.runtime.mixed_precision == "fp32":
+        return busy + "try runtime.mixed_precision=bf16, then a larger train.global_batch"
+    if device == "cpu":
+        return busy + f"lower {size}, or use a GPU"
+    return busy + f"a larger train.global_batch or a lower {size} is what is left to change"
+
+
+def build_bare_trainer(config: TaskConfig, accelerator: Accelerator, tracker: Tracker) -> Trainer:
+    """A trainer that begins anew and keeps nothing."""
+    readers = Readers(build_reader(config, "train"), build_reader(config, "val"))
+    torch.manual_seed(config.train.seed)
+    task = build_task(config, readers.train, pretrained=True)
+    checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
+    position = Position(global_batch=config.train.global_batch, manifest_hash="")
+    return build_trainer(config, task, readers, accelerator, checkpoints, tracker, position)
+
+
+def _timed_epoch(trainer: Trainer, timer: PhaseTimer, steps: int) -> tuple[dict[str, float], int]:
+    """Seconds of each phase over the steps after the warm-up, and how many these were."""
+    plain = (trainer.task, trainer.accelerator, trainer.optimizer, trainer.train_loader)
+    warm_up = min(WARM_UP, steps - 1)
+    done = 0
+
+    def begin_after_warm_up(*_: object) -> None:
+        nonlocal done
+        done += 1
+        if done == warm_up:
+            timer.begin()
+
+    trainer.task = cast(Any, Timed(plain[0], timer, {"losses": "forward"}))
+    trainer.accelerator = cast(
+        Any, Timed(plain[1], timer, {"backward": "backward", "clip_grad_norm_": "optimizer"})
+    )
+    trainer.optimizer = cast(
+        Any, Timed(plain[2], timer, {"step": "optimizer", "zero_grad": "optimizer"})
+    )
+    trainer.train_loader = cast(Any, Timed(plain[3], timer, iterators={"training": "data wait"}))
+    hook = _innermost(plain[2]).register_step_post_hook(begin_after_warm_up)
+    trainer.train_epoch()
+    hook.remove()
+    trainer.task, trainer.accelerator, trainer.optimizer, trainer.train_loader = plain
+    return timer.seconds(), steps - warm_up
+
+
+def _innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer that accelerate has wrapped."""
+    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner
+
+
+def _traced_steps(trainer: Trainer, start: int, folder: Path) -> None:
+    """The epoch's last steps again, under torch's profiler; the main process writes what it saw."""
+    trainer.position = replace(trainer.position, epoch=0, step=start)
+    main = trainer.accelerator.is_main_process
+    activities = [ProfilerActivity.CPU]
+    if trainer.accelerator.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) if main else nullcontext() as seen:
+        trainer.train_epoch()
+    if seen is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        seen.export_chrome_trace(str(folder / TRACE))
+        table = seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
+        (folder / OPERATORS).write_text(table, encoding="utf-8")
+
+
+def _print_table(seconds: Mapping[str, float], steps: int, global_batch: int) -> None:
+    total = sum(seconds.values())
+    table = Table(caption=f"{steps} steps, {steps * global_batch / total:.1f} images/s")
+    for name in ("part of a step", "ms", "share"):
+        table.add_column(name, justify="left" if name.startswith("part") else "right")
+    for phase in PHASES:
+        spent = seconds[phase]
+        table.add_row(phase, f"{1000 * spent / steps:.1f}", f"{spent / total:.0%}")
+    Console().print(table)
