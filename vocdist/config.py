@@ -137,6 +137,8 @@ class RpnInputConfig:
         short_side: Length that the short side is resized to, pixels.
         long_side: Upper bound of the long side, pixels; it wins over `short_side`.
         pad_multiple: Height and width of a batch are padded up to a multiple of this, pixels.
+        snap: Scale each side to the nearest multiple of `pad_multiple` instead: nothing is padded,
+            the image is stretched by a few percent, and a batch holds images of one size.
         flip: Mirror half of the training images, boxes included.
         one_based: Boxes' corners count pixels from 1, as VOC's do; false takes them as they are,
             as the notebook did and some annotation tools write them.
@@ -145,8 +147,25 @@ class RpnInputConfig:
     short_side: Count = 800
     long_side: Count = 1333
     pad_multiple: Count = 32
+    snap: bool = False
     flip: bool = False
     one_based: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FeaturesConfig:
+    """The frozen backbone's features: computed in every epoch, or once and kept.
+
+    Attributes:
+        cache: Keep them, of every image and (with `input.flip`) of its mirror image, rounded to
+            fp16; needs `input.snap`. Epochs then cost no more than the head.
+        folder: Where they are kept, for all runs; remove it whenever no run is going.
+        max_gib: What the folder may hold; files used longest ago make room for new ones.
+    """
+
+    cache: bool = False
+    folder: Folder = Path("cache/features")
+    max_gib: Positive = 20.0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -350,6 +369,7 @@ class RpnConfig:
     task: Literal["rpn"] = "rpn"
     data: DataConfig = DataConfig()
     input: RpnInputConfig = RpnInputConfig()
+    features: FeaturesConfig = FeaturesConfig()
     model: RpnModelConfig = RpnModelConfig()
     matching: MatchingConfig = MatchingConfig()
     proposals: ProposalsConfig = ProposalsConfig()

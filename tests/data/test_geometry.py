@@ -105,3 +105,22 @@ def test_padded_size_and_padding() -> None:
     assert padded.shape == (3, 6, 8)
     assert torch.equal(padded[:, :4, :5], image)
     assert int(padded.sum()) == 7 * 3 * 4 * 5
+
+
+@pytest.mark.parametrize(
+    ("stored", "snapped"),
+    [
+        ((375, 500), (384, 512)),
+        ((333, 500), (384, 576)),
+        ((500, 375), (512, 384)),
+        ((9, 9), (384,) * 2),
+    ],
+)
+def test_snapped_sides_are_the_nearest_multiples(
+    stored: tuple[int, int], snapped: tuple[int, int]
+) -> None:
+    assert fitted_size(*stored, 384, 640, 64) == snapped
+
+
+def test_a_side_never_snaps_to_nothing() -> None:
+    assert fitted_size(10, 1000, 384, 640, 64) == (64, 640)

@@ -114,7 +114,7 @@ def test_proposals_are_those_of_the_evaluation(
     found = proposer.propose(val_files, count=50)
     with torch.no_grad():
         for batch in loader.evaluation():
-            output, shapes = task.model(batch.images, batch.targets["image_size"])
+            output, shapes = task.model(batch.inputs, batch.targets["image_size"])
             expected = task.propose(output, shapes, batch)[0]
             index = int(batch.indices)
             ours, sizes = found[index], batch.targets

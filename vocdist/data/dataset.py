@@ -40,7 +40,9 @@ class Batch:
     """What a rank computes at once, B samples.
 
     Attributes:
-        images: (B, 3, H, W) uint8, NHWC in memory.
+        inputs: What the model takes: the images alone, (B, 3, H, W) uint8, or ready features of
+            each level, (B, C_l, h_l, w_l) float16; NHWC in memory.
+        size: (height, width) of the images, pixels, padding included.
         targets: Per task; first axis B. `boxes` are padded to (B, G, 4) and come with `box_mask`.
         indices: (B,) int64, of the samples in their split.
         weights: (B,) float32; the loss to differentiate is `(per_sample_loss * weights).sum()`.
@@ -49,13 +51,19 @@ class Batch:
         step_samples: Samples of that step over all ranks.
     """
 
-    images: Tensor
+    inputs: tuple[Tensor, ...]
+    size: tuple[int, int]
     targets: Mapping[str, Tensor]
     indices: Tensor
     weights: Tensor
     seeds: Tensor
     ends_step: bool
     step_samples: int
+
+    @property
+    def images(self) -> Tensor:
+        """The images (B, 3, H, W) uint8, of a batch that has them."""
+        return self.inputs[0]
 
     def to(self, device: torch.device) -> Self:
         """Copy to a device, without waiting for it on CUDA, where the memory is pinned."""
@@ -70,7 +78,7 @@ class Batch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         return replace(
             self,
-            images=change(self.images),
+            inputs=tuple(change(tensor) for tensor in self.inputs),
             targets={name: change(tensor) for name, tensor in self.targets.items()},
             indices=change(self.indices),
             weights=change(self.weights),
@@ -104,11 +112,30 @@ class ShardDataset(Dataset[tuple[SampleRequest, Example, int]]):
         seed = int(rng.integers(2**62))
         return request, self.transform(image, sample.annotations, rng, request.padded), seed
 
+    def collate(self, items: Sequence[tuple[SampleRequest, Example, int]]) -> Batch:
+        """Samples of equal image size as a batch."""
+        return collate(items)
+
 
 def collate(items: Sequence[tuple[SampleRequest, Example, int]]) -> Batch:
     """Stack examples of equal image size; targets of varying length are padded, with a mask."""
     requests, examples, seeds = zip(*items, strict=True)
-    columns = {name: [e.targets[name] for e in examples] for name in examples[0].targets}
+    # Decoders and resizing leave pixels as NHWC: stacked so, nothing is rearranged.
+    images = torch.stack([example.image.permute(1, 2, 0) for example in examples])
+    targets = [example.targets for example in examples]
+    size = images.shape[1], images.shape[2]
+    return assemble((images.permute(0, 3, 1, 2),), size, targets, requests, seeds)
+
+
+def assemble(
+    inputs: tuple[Tensor, ...],
+    size: tuple[int, int],
+    targets_of_samples: Sequence[Mapping[str, Tensor]],
+    requests: Sequence[SampleRequest],
+    seeds: Sequence[int],
+) -> Batch:
+    """A batch of stacked inputs and of targets that are yet to be stacked."""
+    columns = {name: [t[name] for t in targets_of_samples] for name in targets_of_samples[0]}
     targets = {
         name: _stack_ragged(column) if name in RAGGED_TARGETS else torch.stack(column)
         for name, column in columns.items()
@@ -117,10 +144,8 @@ def collate(items: Sequence[tuple[SampleRequest, Example, int]]) -> Batch:
         counts = torch.tensor([len(boxes) for boxes in columns["boxes"]])
         targets["box_mask"] = torch.arange(targets["boxes"].shape[1]) < counts[:, None]
     return Batch(
-        # Decoders and resizing leave pixels as NHWC: stacked so, nothing is rearranged.
-        images=torch.stack([example.image.permute(1, 2, 0) for example in examples]).permute(
-            0, 3, 1, 2
-        ),
+        inputs=inputs,
+        size=size,
         targets=targets,
         indices=torch.tensor([request.index for request in requests]),
         weights=torch.tensor([request.weight for request in requests]),

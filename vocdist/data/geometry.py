@@ -56,13 +56,17 @@ def crop_resize(image: Tensor, region: Region, size: tuple[int, int]) -> Tensor:
     return scaled
 
 
-def fitted_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+def fitted_size(
+    height: int, width: int, short_side: int, long_side: int, snap: int = 1
+) -> tuple[int, int]:
     """(height, width) after scaling the short side to `short_side`, the long to at most its bound.
 
-    Faster R-CNN's rule (Ren et al. 2015, section 3.3).
+    Faster R-CNN's rule (Ren et al. 2015, section 3.3). Each side is rounded to the nearest multiple
+    of `snap` pixels, which stretches the image a little and leaves nothing to pad.
     """
     scale = min(short_side / min(height, width), long_side / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    rows, columns = (max(1, round(side * scale / snap)) * snap for side in (height, width))
+    return rows, columns
 
 
 def padded_size(sizes: np.ndarray, multiple: int) -> tuple[int, int]:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from vocdist.data.dataset import Batch, SampleRequest, ShardDataset, collate
+from vocdist.data.dataset import Batch, SampleRequest, ShardDataset
+from vocdist.data.feature_dataset import FeatureDataset
 from vocdist.data.geometry import fitted_size, padded_size
 from vocdist.data.order import epoch_order, global_batches, rank_share
 from vocdist.errors import UserError
@@ -22,16 +23,26 @@ class Padding:
         short_side: See `fitted_size`, pixels.
         long_side: See `fitted_size`, pixels.
         multiple: The padded sides are multiples of this, pixels.
+        snap: Scale to multiples of `multiple` instead of padding to them; then a batch holds images
+            of one size, otherwise of one orientation.
     """
 
     short_side: int
     long_side: int
     multiple: int
+    snap: bool = False
 
     def sizes(self, stored: np.ndarray) -> np.ndarray:
         """(N, 2) stored (height, width) -> (N, 2) scaled ones, pixels."""
-        scaled = [fitted_size(h, w, self.short_side, self.long_side) for h, w in stored.tolist()]
+        bounds = self.short_side, self.long_side, self.multiple if self.snap else 1
+        scaled = [fitted_size(height, width, *bounds) for height, width in stored.tolist()]
         return np.asarray(scaled).reshape(-1, 2)
+
+    def groups(self, sizes: np.ndarray) -> np.ndarray:
+        """(N, 2) scaled sizes -> (N,) ids: images of one id may share a batch."""
+        if self.snap:
+            return np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
+        return (sizes[:, 0] > sizes[:, 1]).astype(int)
 
 
 class BatchLoader:
@@ -45,14 +56,14 @@ class BatchLoader:
         parts: Parts in which a rank takes its share of a training step.
         num_workers: Loader processes; no more than there are cores are started.
         drop_last: See `global_batches`.
-        padding: For images of varying size: batches are grouped by orientation and padded to one
-            size, which depends on the global batch alone and so not on the number of ranks.
+        padding: For images of varying size: batches are grouped and padded to one size, which
+            depends on the global batch alone and so not on the number of ranks.
         pin_memory: Put batches where a CUDA device can fetch them while it computes.
     """
 
     def __init__(
         self,
-        dataset: ShardDataset,
+        dataset: ShardDataset | FeatureDataset,
         global_batch: int,
         *,
         rank: int = 0,
@@ -73,7 +84,12 @@ class BatchLoader:
         self.drop_last = drop_last
         self._padding = padding
         self._pin_memory = pin_memory
-        self._sizes = padding.sizes(dataset.reader.image_sizes) if padding else None
+        # Scaled sizes, and what may share a batch; None where all inputs have one size.
+        self._sizes: np.ndarray | None = None
+        self._groups: np.ndarray | None = None
+        if padding:
+            self._sizes = padding.sizes(dataset.reader.image_sizes)
+            self._groups = padding.groups(self._sizes)
 
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch: the same on every rank, in every epoch."""
@@ -92,7 +108,7 @@ class BatchLoader:
     def evaluation(self) -> Iterator[Batch]:
         """This rank's share of every sample once; a rank may have fewer batches than another."""
         order = np.arange(len(self.dataset))
-        batches = global_batches(order, self.global_batch, groups=self._orientations())
+        batches = global_batches(order, self.global_batch, groups=self._groups)
         shares = [
             [SampleRequest(int(i), epoch=0, padded=self._padded(batch)) for i in share]
             for batch in batches
@@ -102,16 +118,35 @@ class BatchLoader:
 
     def chosen(self, indices: Sequence[int]) -> Iterator[Batch]:
         """Single samples by index, in that order, on every rank: for pictures."""
+        return self.grouped([np.array([index]) for index in indices])
+
+    def grouped(self, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
+        """These batches of sample indices, whole, on every rank that asks."""
         return self._load(
-            [[SampleRequest(i, epoch=0, padded=self._padded(np.array([i])))] for i in indices]
+            [
+                [SampleRequest(int(i), epoch=0, padded=self._padded(batch)) for i in batch]
+                for batch in batches
+            ]
         )
+
+    def batches_within(self, first: int, stop: int) -> list[np.ndarray]:
+        """The samples `first` to `stop` in batches of one group each: a pure function of them."""
+        groups = None if self._groups is None else self._groups[first:stop]
+        positions = global_batches(np.arange(stop - first), self.global_batch, groups=groups)
+        return [batch + first for batch in positions]
+
+    def scaled_areas(self) -> np.ndarray:
+        """(samples,) pixels of each image once it is scaled, for images of varying size."""
+        assert self._sizes is not None, "without padding there are no scaled sizes"
+        areas: np.ndarray = self._sizes.prod(axis=1)
+        return areas
 
     def _training_batches(self, epoch: int) -> list[np.ndarray]:
         return global_batches(
             epoch_order(len(self.dataset), self.dataset.seed, epoch),
             self.global_batch,
             drop_last=self.drop_last,
-            groups=self._orientations(),
+            groups=self._groups,
             seed=(self.dataset.seed, epoch),
         )
 
@@ -136,10 +171,6 @@ class BatchLoader:
             for part in parts
         ]
 
-    def _orientations(self) -> np.ndarray | None:
-        """(samples,) 0 for landscape, 1 for portrait; None where all inputs have one size."""
-        return None if self._sizes is None else (self._sizes[:, 0] > self._sizes[:, 1]).astype(int)
-
     def _padded(self, batch: np.ndarray) -> tuple[int, int] | None:
         if self._padding is None or self._sizes is None:
             return None
@@ -149,7 +180,7 @@ class BatchLoader:
         loader = DataLoader(
             self.dataset,
             batch_sampler=parts,
-            collate_fn=collate,
+            collate_fn=self.dataset.collate,
             num_workers=self.num_workers,
             pin_memory=self._pin_memory,
             # Its own: from torch's default generator it would take a number whenever it starts,

@@ -110,6 +110,7 @@ class RpnTransform:
     long_side: int
     flip: bool = False
     one_based: bool = True
+    snap: int = 1
 
     def __call__(
         self,
@@ -119,28 +120,45 @@ class RpnTransform:
         padded: tuple[int, int] | None = None,
     ) -> Example:
         """Scale, mirror and pad."""
-        stored_height, stored_width = image.shape[1:]
-        height, width = fitted_size(stored_height, stored_width, self.short_side, self.long_side)
-        scaled = crop_resize(image, (0, 0, stored_height, stored_width), (height, width))
+        stored = image.shape[1], image.shape[2]
+        size = self.scaled_size(*stored)
+        scaled = crop_resize(image, (0, 0, *stored), size)
+        mirrored = self.draws_mirror(rng)
+        if mirrored:
+            scaled = scaled.flip(2)
+        return Example(
+            image=scaled if padded is None else pad_to(scaled, padded),
+            targets=self.targets(annotations, stored, mirrored=mirrored),
+        )
+
+    def scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of a stored image once it is scaled, pixels."""
+        return fitted_size(height, width, self.short_side, self.long_side, self.snap)
+
+    def draws_mirror(self, rng: np.random.Generator) -> bool:
+        """Whether a sample is mirrored: the one thing that is drawn, and only with `flip`."""
+        return self.flip and bool(rng.random() < 0.5)
+
+    def targets(
+        self, annotations: Annotations, stored: tuple[int, int], *, mirrored: bool
+    ) -> Mapping[str, Tensor]:
+        """The targets of an image whose stored size is (height, width)."""
+        height, width = self.scaled_size(*stored)
         boxes = torch.from_numpy(
-            rows_to_xyxy(annotations.boxes, stored_width, stored_height, one_based=self.one_based)
+            rows_to_xyxy(annotations.boxes, stored[1], stored[0], one_based=self.one_based)
         )
         # The two factors differ by the rounding of each side.
-        boxes = boxes * torch.tensor([width / stored_width, height / stored_height] * 2)
-        if self.flip and rng.random() < 0.5:
-            scaled = scaled.flip(2)
+        boxes = boxes * torch.tensor([width / stored[1], height / stored[0]] * 2)
+        if mirrored:
             boxes = torch.stack(
                 [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1
             )
-        return Example(
-            image=scaled if padded is None else pad_to(scaled, padded),
-            targets={
-                "boxes": boxes,
-                "difficult": torch.from_numpy(annotations.difficult),
-                "image_size": torch.tensor([height, width]),
-                "stored_size": torch.tensor([stored_height, stored_width]),
-            },
-        )
+        return {
+            "boxes": boxes,
+            "difficult": torch.from_numpy(annotations.difficult),
+            "image_size": torch.tensor([height, width]),
+            "stored_size": torch.tensor(stored),
+        }
 
 
 def _multi_hot(annotations: Annotations, classes: int) -> Tensor:

@@ -88,7 +88,7 @@ class RegionProposalNetwork:
             if inputs.batch is None:
                 continue
             on_device = inputs.batch.to(self.trained.device)
-            output, shapes = task.model(on_device.images, on_device.targets["image_size"])
+            output, shapes = task.model(on_device.inputs, on_device.targets["image_size"])
             proposals = task.propose(output, shapes, on_device)
             sizes = zip(
                 inputs.batch.targets["stored_size"], inputs.batch.targets["image_size"], strict=True

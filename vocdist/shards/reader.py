@@ -15,7 +15,7 @@ import numpy as np
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule
 from vocdist.remote.location import Location
-from vocdist.shards.manifest import Manifest, parse_manifest
+from vocdist.shards.manifest import Manifest, ShardRecord, parse_manifest
 from vocdist.shards.storage import open_storage
 from vocdist.voc.annotation import multi_hot
 
@@ -141,6 +141,11 @@ class ShardReader:
         """(N, 2) int64 rows (height, width) of the stored images, pixels."""
         sizes = [(record.height, record.width) for record in self.annotations]
         return np.asarray(sizes, dtype=np.int64).reshape(-1, 2)
+
+    @property
+    def shard_samples(self) -> list[tuple[ShardRecord, int]]:
+        """Each shard that is read, with the number of its samples that are: from its first on."""
+        return list(zip(self._shards, self.shard_sizes.tolist(), strict=True))
 
     @property
     def labels(self) -> np.ndarray:

@@ -10,6 +10,8 @@ from torch import nn
 from vocdist.config import ClassifierConfig, DataConfig, RpnConfig
 from vocdist.config_file import load_config
 from vocdist.data.dataset import ShardDataset
+from vocdist.data.feature_dataset import FeatureDataset
+from vocdist.data.feature_files import FeatureFiles
 from vocdist.data.geometry import padded_size
 from vocdist.data.loader import BatchLoader, Padding
 from vocdist.data.transforms import (
@@ -111,17 +113,25 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    features: FeatureFiles | None = None,
 ) -> BatchLoader:
-    """A rank's batches of a split, with the task's geometry; pin memory that a GPU will copy."""
+    """A rank's batches of a split, with the task's geometry; pin memory that a GPU will copy.
+
+    With `features` (of an RPN's split) no image is read.
+    """
+    transform = _transform(config, len(reader.manifest.classes), training)
+    dataset: ShardDataset | FeatureDataset = ShardDataset(reader, transform, config.train.seed)
+    if features is not None:
+        assert isinstance(transform, RpnTransform)
+        dataset = FeatureDataset(reader, features, transform, config.train.seed)
     return BatchLoader(
-        ShardDataset(
-            reader, _transform(config, len(reader.manifest.classes), training), config.train.seed
-        ),
+        dataset,
         config.train.global_batch if training else config.train.eval_batch,
         rank=rank,
         world_size=world_size,
         parts=config.train.accumulate,
-        num_workers=config.data.num_workers,
+        # Features are read faster than a worker could hand them over.
+        num_workers=0 if features else config.data.num_workers,
         drop_last=config.train.drop_last,
         padding=_padding(config),
         pin_memory=pin_memory,
@@ -233,14 +243,15 @@ def _padding(config: TaskConfig) -> Padding | None:
     if isinstance(config, ClassifierConfig):
         return None
     box = config.input
-    return Padding(box.short_side, box.long_side, box.pad_multiple)
+    return Padding(box.short_side, box.long_side, box.pad_multiple, box.snap)
 
 
 def _transform(config: TaskConfig, classes: int, training: bool) -> Transform:
     if isinstance(config, RpnConfig):
         box = config.input
         flip = training and box.flip
-        return RpnTransform(box.short_side, box.long_side, flip, box.one_based)
+        snap = box.pad_multiple if box.snap else 1
+        return RpnTransform(box.short_side, box.long_side, flip, box.one_based, snap)
     if not training:
         return ClassifierEvalTransform(classes, config.input.size, config.input.eval_crop)
     return ClassifierTrainTransform(

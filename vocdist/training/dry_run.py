@@ -135,9 +135,11 @@ def written_files(config: TaskConfig, memory: Memory) -> dict[str, str]:
 def _outputs(task: Task, batch: Batch) -> list[tuple[str, str]]:
     """Shapes of what the model says of a few samples."""
     few = _first(batch, PROBED)
-    extra = (few.targets["image_size"],) if "image_size" in few.targets else ()
+    # The RPN takes any of its inputs, images or levels of features; the classifier images.
+    sized = "image_size" in few.targets
+    arguments = (few.inputs, few.targets["image_size"]) if sized else (few.images,)
     with torch.no_grad():
-        output: Any = task.model.eval()(few.images, *extra)
+        output: Any = task.model.eval()(*arguments)
     if isinstance(output, Tensor):
         return [("output", f"{tuple(output.shape)} for {len(few.indices)} samples")]
     head, levels = output
@@ -150,7 +152,7 @@ def _outputs(task: Task, batch: Batch) -> list[tuple[str, str]]:
 def _first(batch: Batch, count: int) -> Batch:
     return replace(
         batch,
-        images=batch.images[:count],
+        inputs=tuple(tensor[:count] for tensor in batch.inputs),
         targets={name: target[:count] for name, target in batch.targets.items()},
         indices=batch.indices[:count],
         weights=batch.weights[:count],

@@ -27,7 +27,7 @@ def proposal_overlays(
     pictures = []
     for index, batch in zip(indices, loader.chosen(indices), strict=True):
         batch = batch.to(device)
-        output, shapes = task.model(batch.images, batch.targets["image_size"])
+        output, shapes = task.model(batch.inputs, batch.targets["image_size"])
         proposals = task.propose(output, shapes, batch)[0].boxes[:drawn]
         height, width = batch.targets["image_size"][0].tolist()
         pixels = batch.images[0, :, :height, :width].permute(1, 2, 0).cpu().numpy()

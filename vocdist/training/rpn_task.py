@@ -32,14 +32,23 @@ class ProposalModel(nn.Module):
         self.merge = FeaturePyramidNetwork(list(backbone.channels), merged) if many else None
         self.rpn = rpn
 
-    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[HeadOutput, FeatureShapes]:
-        """Images (B, 3, H, W) uint8, (B, 2) sizes before padding -> output, (h, w) of levels."""
-        features = self.backbone(self.pixels(images, image_sizes))
+    def forward(
+        self, inputs: Sequence[Tensor], image_sizes: Tensor
+    ) -> tuple[HeadOutput, FeatureShapes]:
+        """A batch's inputs, (B, 2) image sizes before padding -> output, (h, w) of the levels."""
+        features = self.features(inputs, image_sizes)
         if self.merge is not None:
             merged = self.merge({str(i): level for i, level in enumerate(features)})
             features = list(merged.values())
         shapes = [(level.shape[2], level.shape[3]) for level in features]
         return self.rpn(features), shapes
+
+    def features(self, inputs: Sequence[Tensor], image_sizes: Tensor) -> list[Tensor]:
+        """Levels (B, C_l, h_l, w_l) float32, of images (B, 3, H, W) uint8 or as stored."""
+        if inputs[0].dtype != torch.uint8:
+            return [level.float() for level in inputs]
+        levels: list[Tensor] = self.backbone(self.pixels(inputs[0], image_sizes))
+        return levels
 
 
 class RpnTask:
@@ -59,12 +68,12 @@ class RpnTask:
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """`objectness`, `box` and their sum `loss`, (B,) each."""
-        output, shapes = model(batch.images, batch.targets["image_size"])
+        output, shapes = model(batch.inputs, batch.targets["image_size"])
         return self._losses(output, shapes, batch)
 
     def records(self, model: nn.Module, batch: Batch) -> list[Record]:
         """Of each image: losses, and for its N boxes the best IoU (N, counts) of each proposer."""
-        output, shapes = model(batch.images, batch.targets["image_size"])
+        output, shapes = model(batch.inputs, batch.targets["image_size"])
         losses = {name: v.cpu() for name, v in self._losses(output, shapes, batch).items()}
         proposals = [found.boxes.cpu() for found in self.propose(output, shapes, batch)]
         targets = {name: target.cpu() for name, target in batch.targets.items()}
@@ -81,9 +90,8 @@ class RpnTask:
         self, output: HeadOutput, shapes: FeatureShapes, batch: Batch
     ) -> Sequence[Proposals]:
         """Proposals of each image, best first, in pixels of the scaled image."""
-        padded = (batch.images.shape[2], batch.images.shape[3])
         sizes = batch.targets["image_size"]
-        return self._rpn.propose(output, shapes, padded, sizes, self._proposal_rule)
+        return self._rpn.propose(output, shapes, batch.size, sizes, self._proposal_rule)
 
     def metrics(self, records: Sequence[Record]) -> dict[str, float]:
         """Recall and AR by count, by size, without difficult boxes; the same of two baselines."""
@@ -107,7 +115,7 @@ class RpnTask:
         losses = self._rpn.losses(
             HeadOutput(*(part.float() for part in output)),
             shapes,
-            (batch.images.shape[2], batch.images.shape[3]),
+            batch.size,
             batch.targets["image_size"],
             batch.targets["boxes"],
             batch.targets["box_mask"],

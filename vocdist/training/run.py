@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from vocdist.atomic import replaced_when_done
 from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config_file import plain_config
-from vocdist.data.loader import BatchLoader, ahead_of_use
+from vocdist.data.loader import ahead_of_use
 from vocdist.errors import UserError
 from vocdist.models.pixels import set_channels_last
 from vocdist.report.curves import plot_curves
@@ -30,6 +30,7 @@ from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, read_metadata, save_weights
 from vocdist.training.evaluation import evaluate
 from vocdist.training.failures import explained, leaving_together
+from vocdist.training.loading import split_loader
 from vocdist.training.loop import Trainer
 from vocdist.training.overlays import proposal_overlays
 from vocdist.training.rpn_task import RpnTask
@@ -91,6 +92,9 @@ def train(config: TaskConfig) -> dict[str, float]:
     ):
         accelerator.print(tracker.whereabouts)
         position = replace(position, wandb_run_id=tracker.run_id)
+        if start.checkpoint:
+            # Before the loaders are made: features to keep come from the frozen layers.
+            load_model(task.model, start.checkpoint / WEIGHTS)
         trainer = build_trainer(config, task, readers, accelerator, checkpoints, tracker, position)
         if start.checkpoint:
             trainer.restore(start.checkpoint)
@@ -112,7 +116,7 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> tuple[TaskConfig, dict[
     task = load_task(config, run_dir)
     lay_out(config, task, accelerator)
     model = accelerator.prepare_model(task.model, evaluation_mode=True)
-    loader = _loader(config, build_reader(config, "val"), accelerator, training=False)
+    loader = split_loader(config, task, build_reader(config, "val"), accelerator, training=False)
     batches = ahead_of_use(loader.evaluation(), accelerator.device)
     return config, evaluate(task, model, batches, len(loader.dataset), accelerator)
 
@@ -176,8 +180,8 @@ def build_trainer(
         task=task,
         model=model,
         optimizer=optimizer,
-        train_loader=_loader(config, readers.train, accelerator, training=True),
-        val_loader=_loader(config, readers.val, accelerator, training=False),
+        train_loader=split_loader(config, task, readers.train, accelerator, training=True),
+        val_loader=split_loader(config, task, readers.val, accelerator, training=False),
         accelerator=accelerator,
         checkpoints=checkpoints,
         tracker=tracker,
@@ -192,19 +196,6 @@ def lay_out(config: TaskConfig, task: Task, accelerator: Accelerator) -> None:
     # MPS has computed wrong convolutions in NHWC: not there until it is shown right.
     on_mps = accelerator.device.type == "mps"
     set_channels_last(task.model, config.runtime.channels_last and not on_mps)
-
-
-def _loader(
-    config: TaskConfig, reader: ShardReader, accelerator: Accelerator, *, training: bool
-) -> BatchLoader:
-    return build_loader(
-        config,
-        reader,
-        training=training,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        pin_memory=accelerator.device.type == "cuda",
-    )
 
 
 def _fit(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
@@ -232,7 +223,8 @@ def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
         if isinstance(trainer.task, RpnTask):
             pictures["proposals"] = run_dir / "proposals.png"
             samples = range(min(PICTURED, len(trainer.val_loader.dataset)))
-            overlays = proposal_overlays(trainer.task, trainer.val_loader, samples)
+            images = build_loader(config, trainer.val_loader.dataset.reader, training=False)
+            overlays = proposal_overlays(trainer.task, images, samples)
             contact_sheet(overlays, columns=3).save(pictures["proposals"])
         trainer.tracker.log_pictures(pictures, trainer.position.global_step)
         # Written last: its presence says that the run is finished.

@@ -30,6 +30,8 @@ FREE_TO_CHANGE = (
     "data.num_workers",
     "data.cache_dir",
     "data.cache_bytes",
+    "features.folder",
+    "features.max_gib",
     "train.resume",
     "train.non_finite",
     "train.log_every",

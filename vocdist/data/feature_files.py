@@ -1,0 +1,122 @@
+"""Features of frozen layers in files, each mapped into memory: a few hundred samples a file.
+
+What fits into RAM the system keeps there, once for all ranks and loaders; the rest is read from
+disk. A file appears whole or not at all, and says the CRC-32 of every sample that it holds.
+"""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vocdist.atomic import replaced_when_done
+from vocdist.errors import UserError
+
+# Half the size of float32; what training sees has been rounded to it in every epoch.
+STORED_DTYPE = torch.float16
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureUnit:
+    """Consecutive samples of a split, `first` to `stop`, and the file of each copy of them.
+
+    `files` holds the features of the images as they are and, where there is a second, mirrored.
+    """
+
+    first: int
+    stop: int
+    files: tuple[Path, ...]
+
+
+def write_features(path: Path, samples: Sequence[Sequence[Tensor]]) -> None:
+    """Write each sample's levels, (h_l, w_l, C_l) fp16 on the CPU, as one file.
+
+    Raises:
+        UserError: A feature is beyond fp16's range.
+    """
+    tensors = {
+        f"{position}.{level}": features.contiguous()
+        for position, levels in enumerate(samples)
+        for level, features in enumerate(levels)
+    }
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise UserError(
+            f"{path}: features beyond the range of fp16: set features.cache=false, or check the "
+            f"weights that model.classifier names"
+        )
+    checksums = [_checksum(levels) for levels in samples]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_when_done(path) as temporary:
+        save_file(tensors, temporary, metadata={"crc32": json.dumps(checksums)})
+
+
+def is_whole(path: Path, samples: int) -> bool:
+    """Whether a file is there and holds this many samples, all with the checksums it states."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            checksums = json.loads((file.metadata() or {}).get("crc32", "[]"))
+            levels = len(file.keys()) // max(1, len(checksums))
+            return len(checksums) == samples and all(
+                _checksum(_levels(file, position, levels)) == checksum
+                for position, checksum in enumerate(checksums)
+            )
+    except (OSError, SafetensorError, ValueError):
+        return False
+
+
+class FeatureFiles:
+    """The features of a split's samples, by index."""
+
+    def __init__(self, units: Sequence[FeatureUnit], levels: int) -> None:
+        """`units` cover the split in order; each file has `levels` tensors a sample."""
+        self.units = tuple(units)
+        self.levels = levels
+        self._starts = np.array([unit.first for unit in units])
+        self._open: dict[Path, Any] = {}
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether there is a second copy, of the mirrored images."""
+        return len(self.units[0].files) > 1
+
+    def read(self, index: int, *, mirrored: bool = False) -> list[Tensor]:
+        """One sample's levels, (h_l, w_l, C_l) fp16, finest first."""
+        unit = self.units[int(np.searchsorted(self._starts, index, side="right")) - 1]
+        path = unit.files[int(mirrored)]
+        if path not in self._open:
+            self._open[path] = _opened(path)
+        position = index - unit.first
+        return _levels(self._open[path], position, self.levels)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the open files behind when sent to another process."""
+        return self.__dict__ | {"_open": {}}
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: a file of cached features went away or was cut ({error}): start again, it "
+            f"will be made anew"
+        ) from None
+
+
+def _levels(file: Any, position: int, levels: int) -> list[Tensor]:
+    return [file.get_tensor(f"{position}.{level}") for level in range(levels)]
+
+
+def _checksum(levels: Sequence[Tensor]) -> int:
+    checksum = 0
+    for features in levels:
+        checksum = zlib.crc32(features.contiguous().numpy().data, checksum)
+    return checksum
