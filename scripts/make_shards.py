@@ -11,6 +11,7 @@ Killed, it goes on where it was when run again.
 
 import io
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
@@ -19,12 +20,13 @@ from rich.console import Console
 from vocdist.atomic import replaced_when_done
 from vocdist.command import config_from_arguments, run_command
 from vocdist.config import ShardsConfig
+from vocdist.config_file import plain_config
 from vocdist.data.boxes import rows_to_xyxy
 from vocdist.remote.cache import default_cache
-from vocdist.remote.location import last_part
+from vocdist.remote.location import join, last_part
 from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
 from vocdist.shards.convert import claimed_output, convert
-from vocdist.shards.manifest import MANIFEST_NAME, Manifest, SplitRule, load_manifest
+from vocdist.shards.manifest import MANIFEST_NAME, Manifest, SplitRule, load_manifest, save_manifest
 from vocdist.shards.plan import plan_hash, plan_shards
 from vocdist.shards.publish import publish, published, staged
 from vocdist.shards.reader import ShardReader
@@ -59,6 +61,8 @@ def main(arguments: list[str]) -> None:
     print_summary(console, manifest, output)
     if config.pictures:
         console.print(f"{output}/{STATISTICS} and {SHEET} show what is in them.")
+    if config.tracking.wandb != "disabled":
+        print(log_to_wandb(config, manifest, output))
 
 
 def make_remote(config: ShardsConfig, root: Path, url: str) -> Manifest:
@@ -145,6 +149,41 @@ def draw_pictures(folder: Path) -> None:
     sheet = contact_sheet([drawn(fullest, index) for index in chosen], SHEET_COLUMNS)
     with replaced_when_done(pictures[1]) as temporary:
         sheet.save(temporary, "JPEG", quality=88)
+
+
+def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -> str:
+    """Log the data set as an artifact; returns where the W&B run is."""
+    # Imported here, as wandb takes a second too.
+    from vocdist.wandb_run import log_data_set, start_run, whereabouts
+
+    local = output if isinstance(output, Path) else None
+    url = local.absolute().as_uri() if local else str(output)
+    run = start_run(
+        config.tracking.wandb,
+        project=config.tracking.project,
+        name=f"shards-{manifest.name}",
+        folder=None,
+        config=plain_config(config),
+    )
+    if run is None:
+        return whereabouts(run)
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    with run, TemporaryDirectory() as folder:
+        # Of remote shards nothing else is left on this machine.
+        save_manifest(manifest, Path(folder))
+        pictures = [local / name for name in (STATISTICS, SHEET)] if local else []
+        log_data_set(
+            run,
+            manifest.name,
+            files=[Path(folder) / MANIFEST_NAME, *(path for path in pictures if path.exists())],
+            references={shard.name: join(url, shard.name) for shard in shards},
+            metadata={
+                "classes": list(manifest.classes),
+                "images": {name: split.samples for name, split in manifest.splits.items()},
+                "boxes": {name: split.objects for name, split in manifest.splits.items()},
+            },
+        )
+    return whereabouts(run)
 
 
 def drawn(reader: ShardReader, index: int) -> Image.Image:

@@ -17,6 +17,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "atomic": set(),
     "remote": set(),
+    "wandb_run": set(),
     "config": {"remote"},
     "config_file": set(),
     "config_help": set(),
@@ -29,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "metrics": set(),
     "report": {"metrics", "voc"},
     "training": {
-        *("config", "config_file", "remote", "voc", "shards", "data"),
+        *("wandb_run", "config", "config_file", "remote", "voc", "shards", "data"),
         *("models", "rpn", "metrics", "report"),
     },
     "inference": {
@@ -40,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
 # Libraries that a single place hides from the rest.
 HIDDEN = {
     "accelerate": "training/",
-    "wandb": "training/tracking.py",
+    "wandb": "wandb_run.py",
     "webdataset": "shards/",
     "fsspec": "remote/",
     "tenacity": "remote/",

@@ -36,6 +36,19 @@ Precision = Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_precisio
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrackingConfig:
+    """Weights & Biases.
+
+    Attributes:
+        wandb: `auto` (online when logged in, else offline), `online`, `offline` or `disabled`.
+        project: W&B project name.
+    """
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "vocdist"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ShardsConfig:
     """Conversion of one VOC root into shards.
 
@@ -63,6 +76,7 @@ class ShardsConfig:
             machines see source and output under the same paths. RAY_ADDRESS and
             DASK_SCHEDULER_ADDRESS name a running cluster; a Dask one is used as a whole.
         pictures: Draw statistics and a contact sheet beside the shards.
+        tracking: Of the data set, as a W&B artifact: manifest, pictures, and where the shards are.
     """
 
     source: str
@@ -83,6 +97,7 @@ class ShardsConfig:
     workers: Count = 1
     engine: Literal["loky", "ray", "dask"] = "loky"
     pictures: bool = True
+    tracking: TrackingConfig = TrackingConfig(wandb="disabled")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -331,19 +346,6 @@ class RunConfig:
     """
 
     dir: Folder
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class TrackingConfig:
-    """Weights & Biases.
-
-    Attributes:
-        wandb: `auto` (online when logged in, else offline), `online`, `offline` or `disabled`.
-        project: W&B project name.
-    """
-
-    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "vocdist"
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -35,6 +35,15 @@ def test_three_classes_of_ones_own(voc_root, make, tmp_path):
     assert verify_shards(tmp_path / "out") == []
 
 
+def test_forgotten_classes_are_asked_for_by_name(voc_root, make, tmp_path):
+    for i in range(4):
+        objects = [("Hard Hat", 0, 3, 4, 30, 40), ("vest", 0, 1, 1, 9, 9)]
+        voc_root.add(f"frame{i}", xml(objects), jpeg(64, 48, i))
+    advice = r"hard hat \(4\), vest \(4\): pass them, as classes=\[hard hat,vest\]"
+    with pytest.raises(UserError, match=advice):
+        make(voc_root.path, tmp_path / "out")
+
+
 def write_lists(root, **lists):
     folder = root / "ImageSets/Main"
     folder.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,7 @@ def samples_of(
     for found in _inspect_all(pairs, inspection, workers, engine):
         collected.add(found)
     planned = collected.planned
+    _check_classes(collected)
     if split_lists:
         stems = listed_split(root)
         collected.reject(_listed_in_vain(stems, planned, collected.refused))
@@ -154,6 +155,18 @@ class _Collected:
             if self._strict:
                 stop_if_strict([item])
             self.rejections.append(item)
+
+
+def _check_classes(collected: _Collected) -> None:
+    """Stop where no object at all is of the classes: every image would be one of nothing."""
+    known = any(sample.record.find(b'"boxes":[]') < 0 for sample in collected.planned.values())
+    if known or not collected.unknown:
+        return
+    found = ", ".join(f"{name} ({count:,})" for name, count in collected.unknown.most_common(20))
+    raise UserError(
+        f"no object is of the given classes; the data set has {found}: pass them, as "
+        f"classes=[{','.join(sorted(collected.unknown)[:20])}]"
+    )
 
 
 def _of_files(left_out: Sequence[LeftOut], root: Path) -> Iterator[Rejection]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import wandb
-
 from vocdist.atomic import replaced_when_done
+from vocdist.wandb_run import picture, start_run, whereabouts
 
 METRICS = "metrics.jsonl"
 
@@ -36,15 +35,16 @@ class Tracker:
     ) -> None:
         """Open the file and, unless disabled, start the W&B run."""
         self._file = (run_dir / METRICS).open("a", encoding="utf-8")
-        self._run = None
-        if mode == "auto":
-            # No prompt and no request: the user's own word, else a look for credentials.
-            logged_in = wandb.login(prompt=False, verify=False)
-            mode = os.environ.get("WANDB_MODE", "online" if logged_in else "offline")
-        if mode == "disabled":
+        self._run = start_run(
+            mode,
+            project=project,
+            name=run_dir.name,
+            folder=run_dir,
+            config=config,
+            run_id=run_id,
+        )
+        if self._run is None:
             return
-        options = {"project": project, "name": run_dir.name, "dir": run_dir, "id": run_id}
-        self._run = _start_run(mode, {**options, "config": dict(config)})
         # W&B drops rows whose own step is below the last one: plot against ours instead.
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")
@@ -57,12 +57,7 @@ class Tracker:
     @property
     def whereabouts(self) -> str:
         """One line for the user: where the W&B run is, and how to upload it."""
-        if self._run is None:
-            return "W&B: disabled"
-        if self._run.offline:
-            folder = self._run.settings.sync_dir
-            return f"W&B: offline (upload it with: wandb sync {folder})"
-        return f"W&B: {self._run.url}"
+        return whereabouts(self._run)
 
     def log(self, row: Mapping[str, float | int]) -> None:
         """Write one row; it must hold `global_step`."""
@@ -74,7 +69,7 @@ class Tracker:
     def log_pictures(self, pictures: Mapping[str, Path], global_step: int) -> None:
         """Send picture files to W&B."""
         if self._run:
-            images = {name: wandb.Image(str(path)) for name, path in pictures.items()}
+            images = {name: picture(path) for name, path in pictures.items()}
             self._run.log({**images, "global_step": global_step})
 
     def __enter__(self) -> Self:
@@ -96,16 +91,6 @@ class Tracker:
                 raise
         if self._run:
             self._run.finish(exit_code=0 if error is None else 1)
-
-
-def _start_run(mode: str, options: Mapping[str, Any]) -> wandb.Run:
-    settings = wandb.Settings(silent=True, console="off")
-    try:
-        return wandb.init(mode=mode, resume="allow", settings=settings, **options)  # type: ignore[arg-type]
-    except wandb.Error as error:
-        # No network is no reason not to train.
-        print(f"W&B cannot be reached ({error}): this run is logged offline")
-        return wandb.init(mode="offline", resume="allow", settings=settings, **options)
 
 
 class NullTracker(Tracker):

@@ -34,7 +34,7 @@ def find_voc_root(folder: Path) -> Path:
         raise UserError(
             f"no VOC data set in {folder}: looked {MAX_DEPTH} levels deep for a folder that holds "
             f"both Annotations (with .xml files) and JPEGImages{_near_miss(folder)}; "
-            "pass that folder"
+            f"pass that folder{_export_hint(folder)}"
         )
     choice = [root for root in roots if not _is_test_tree(root.relative_to(folder))] or roots
     if len(choice) > 1:
@@ -84,3 +84,13 @@ def _near_miss(folder: Path) -> str:
     if (folder / "Annotations").is_dir() or has_images:
         return " (here, " + ("Annotations has no .xml)" if has_images else "JPEGImages is missing)")
     return ""
+
+
+def _export_hint(folder: Path) -> str:
+    """What to do with an export of another layout, as annotation tools make them."""
+    if next(folder.rglob("*.xml"), None) is None:
+        return ""
+    return (
+        f". There are .xml files here: an export of another layout becomes a VOC tree by "
+        f"python scripts/make_voc.py {folder} data/mine"
+    )
