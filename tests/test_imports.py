@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "inference": {
         *("config", "config_file", "shards", "data"),
-        *("models", "report", "training"),
+        *("models", "rpn", "report", "training"),
     },
 }
 # Libraries that a single place hides from the rest.

@@ -444,3 +444,16 @@ class ProposeConfig:
     device: str = "auto"
     batch: Count = 8
     workers: NonNegative = 2
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ExportConfig:
+    """Settings of `scripts/export.py`.
+
+    Attributes:
+        output: Folder for the files; null: `export` beside the weights.
+        formats: Which files: model.safetensors, model.onnx, model.pt2 (torch.export).
+    """
+
+    output: Folder | None = None
+    formats: tuple[Literal["safetensors", "onnx", "torch"], ...] = ("safetensors", "onnx", "torch")

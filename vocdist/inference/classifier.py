@@ -53,7 +53,8 @@ class Classifier:
         self._task = trained.task
         self.trained = trained
         self.classes = trained.classes
-        self.thresholds = dict.fromkeys(trained.classes, DEFAULT_THRESHOLD)
+        unset = dict.fromkeys(trained.classes, DEFAULT_THRESHOLD)
+        self.thresholds = unset | dict(trained.thresholds)
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto") -> Self:

@@ -1,6 +1,7 @@
 """A trained model from a run folder or a single safetensors file, on a device, ready for use."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ class Trained:
         task: With the model in evaluation mode, on `device`.
         view: How images are made ready for it.
         device: Where it computes.
+        thresholds: Class name -> the score from which on it counts as present; empty where the
+            file has none.
     """
 
     weights: Path
@@ -36,6 +39,7 @@ class Trained:
     task: Task
     view: EvaluationView
     device: torch.device
+    thresholds: Mapping[str, float]
 
 
 def load_trained(source: str | Path, device: str = "auto") -> Trained:
@@ -58,7 +62,8 @@ def load_trained(source: str | Path, device: str = "auto") -> Trained:
     # MPS has computed wrong convolutions in NHWC: not there until it is shown right.
     set_channels_last(task.model, config.runtime.channels_last and target.type != "mps")
     view = evaluation_view(config, len(classes))
-    return Trained(weights, config, classes, task, view, target)
+    thresholds = json.loads(metadata.get("thresholds", "{}"))
+    return Trained(weights, config, classes, task, view, target, thresholds)
 
 
 def choose_device(name: str) -> torch.device:

@@ -79,14 +79,14 @@ def _cached_grid(
     # What is first made under inference_mode could never take part in a later training step.
     with torch.inference_mode(False):
         levels = [
-            _level_grid(shape, padded_size, cell_anchors(scales, ratios))
+            level_grid(shape, padded_size, cell_anchors(scales, ratios))
             for shape, scales in zip(feature_shapes, scales_per_level, strict=True)
         ]
         # A blocking copy would make CUDA wait once for every new shape.
         return torch.cat(levels).to(device, non_blocking=device.type == "cuda")
 
 
-def _level_grid(shape: tuple[int, int], padded_size: tuple[int, int], cell: Tensor) -> Tensor:
+def level_grid(shape: tuple[int, int], padded_size: tuple[int, int], cell: Tensor) -> Tensor:
     """Shift the cell's anchors (K, 4) to the centre of every cell -> (height * width * K, 4)."""
     height, width = shape
     step_y, step_x = padded_size[0] / height, padded_size[1] / width

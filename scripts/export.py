@@ -1,0 +1,79 @@
+"""Make a trained model ready for use elsewhere: safetensors with a model card, ONNX, torch.export.
+
+  python scripts/export.py runs/classifier
+  python scripts/export.py runs/rpn output=exported/rpn formats=[onnx]
+
+Usage: export.py RUN [key=value ...]; RUN is a run folder or a safetensors file. Every file is
+compared with the model it is made of: scores, and boxes as shares of the image, agree to 1e-4.
+Their metadata says how images are prepared and outputs are read; so does README.md.
+"""
+
+from pathlib import Path
+
+from vocdist.atomic import replaced_when_done
+from vocdist.command import run_command, split_arguments
+from vocdist.config import ExportConfig
+from vocdist.config_file import load_config
+from vocdist.errors import UserError
+from vocdist.inference.exporting import (
+    check,
+    export_program,
+    onnx_difference,
+    program_difference,
+    require_onnx,
+    save_onnx,
+    save_program,
+)
+from vocdist.inference.graphs import example_size, export_graph
+from vocdist.inference.model_card import metadata_of, model_card
+from vocdist.inference.trained import Trained, load_trained
+from vocdist.training.checkpoint_files import save_weights
+from vocdist.training.run_folder import RESULTS, load_results
+
+
+def main(arguments: list[str]) -> None:
+    """Write the formats, check each, then the card about them."""
+    run, overrides = split_arguments(arguments)
+    if run is None:
+        raise UserError("which run? python scripts/export.py runs/classifier")
+    config = load_config(ExportConfig, None, overrides)
+    if "onnx" in config.formats:
+        require_onnx()
+    trained = load_trained(run, "cpu")
+    source = trained.weights.parent
+    output = config.output or source / "export"
+    output.mkdir(parents=True, exist_ok=True)
+    files = write_formats(trained, output, config.formats)
+    results = load_results(source / RESULTS) if (source / RESULTS).is_file() else None
+    with replaced_when_done(output / "README.md") as temporary:
+        temporary.write_text(model_card(trained, results, files), encoding="utf-8")
+    print(f"{output}: {', '.join(files)}, README.md")
+
+
+def write_formats(trained: Trained, output: Path, formats: tuple[str, ...]) -> list[str]:
+    """Write and check the files; their names."""
+    metadata = metadata_of(trained)
+    files = []
+    if "safetensors" in formats:
+        files.append("model.safetensors")
+        with replaced_when_done(output / files[-1]) as temporary:
+            save_weights(trained.task.model, temporary, metadata)
+    if not {"onnx", "torch"} & set(formats):
+        return files
+    graph, size = export_graph(trained), example_size(trained)
+    program = export_program(graph, size)
+    if "torch" in formats:
+        path = output / "model.pt2"
+        save_program(program, path, metadata)
+        check(program_difference(path, graph, size), path)
+        files.append(path.name)
+    if "onnx" in formats:
+        path = output / "model.onnx"
+        save_onnx(program, path, graph.outputs, metadata)
+        check(onnx_difference(path, graph, size), path)
+        files.append(path.name)
+    return files
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__, ExportConfig)

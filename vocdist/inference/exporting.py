@@ -1,0 +1,139 @@
+"""Models for other runtimes, ONNX and torch.export, checked against the model they are made of."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from vocdist.atomic import replaced_when_done
+from vocdist.errors import UserError
+from vocdist.inference.graphs import example_inputs
+
+# Scores are compared as they are, boxes as a share of the image's longer side.
+TOLERANCE = 1e-4
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+def export_program(graph: nn.Module, size: tuple[int, int]) -> ExportedProgram:
+    """Trace a graph for any batch and any sizes; the (height, width) given is but an example."""
+    inputs = example_inputs(graph, 2, *size)
+    sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+    shapes = (sizes, {0: Dim.AUTO})[: len(inputs)]
+    return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def save_program(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a `.pt2` file, `metadata.json` inside."""
+    # By way of memory, since torch asks for a file name that ends in .pt2.
+    buffer = io.BytesIO()
+    extra_files = {"metadata.json": json.dumps(dict(metadata), indent=1)}
+    torch.export.save(program, buffer, extra_files=extra_files)
+    with replaced_when_done(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def save_onnx(
+    program: ExportedProgram, path: Path, outputs: Sequence[str], metadata: Mapping[str, str]
+) -> None:
+    """Write an ONNX file with its metadata.
+
+    Raises:
+        UserError: The packages for it are not installed.
+    """
+    require_onnx()
+    with _quiet():
+        made = torch.onnx.export(program, output_names=list(outputs), dynamo=True, verbose=False)
+    assert made is not None
+    made.model.metadata_props.update(metadata)
+    with replaced_when_done(path) as temporary:
+        made.save(temporary, external_data=False)
+
+
+def require_onnx() -> None:
+    """Say what to install where something is missing.
+
+    Raises:
+        UserError: A package of the extra `export` is not there.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"ONNX needs {', '.join(missing)}: pip install 'vocdist[export]', or leave it out with "
+            f"formats=[safetensors,torch]"
+        )
+
+
+def onnx_difference(path: Path, graph: nn.Module, size: tuple[int, int]) -> float:
+    """Greatest difference between onnxruntime and the model, over other batches and sizes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def run(inputs: tuple[Tensor, ...]) -> list[Any]:
+        feeds = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(output) for output in session.run(None, feeds)]
+
+    return _difference(graph, run, size)
+
+
+def program_difference(path: Path, graph: nn.Module, size: tuple[int, int]) -> float:
+    """The same for a file of torch.export."""
+    module = torch.export.load(path).module()
+
+    def run(inputs: tuple[Tensor, ...]) -> list[Any]:
+        outputs = module(*inputs)
+        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+    return _difference(graph, run, size)
+
+
+def check(difference: float, path: Path) -> None:
+    """Say how far a file is from the model, and refuse one that computes something else.
+
+    Raises:
+        UserError: It differs by more than `TOLERANCE`.
+    """
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{path}: differs from the model by {difference:.2g}, more than {TOLERANCE:g}: do not "
+            f"use it, and report the versions of torch and onnxruntime"
+        )
+    print(f"{path}: differs from the model by {difference:.1g} at most")
+
+
+def _difference(graph: nn.Module, run: Any, size: tuple[int, int]) -> float:
+    worst = 0.0
+    height, width = size
+    for batch, h, w in ((1, width, height), (3, height, width)):
+        inputs = example_inputs(graph, batch, h, w)
+        with torch.no_grad():
+            outputs = graph(*inputs)
+        expected = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        for ours, theirs in zip(run(inputs), expected, strict=True):
+            scale = max(h, w) if ours.ndim == 3 else 1
+            worst = max(worst, float((ours - theirs).abs().max()) / scale)
+    return worst
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own notices off the console; its errors still come."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)

@@ -1,0 +1,138 @@
+"""What a model's user must know: pre- and post-processing in words, and a README about it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.config_file import plain_config
+from vocdist.inference.trained import Trained
+from vocdist.training.build import TaskConfig
+
+# Figures worth a line, where the run has them.
+_FIGURES = ("mAP", "macro_f1", "sample_f1", "recall50@50", "recall50@200", "AR@200", "samples")
+
+
+def metadata_of(trained: Trained) -> dict[str, str]:
+    """What every exported file carries: texts, and JSON of what programs read."""
+    return {
+        "task": trained.config.task,
+        "classes": json.dumps(trained.classes),
+        "config": json.dumps(portable_settings(trained.config)),
+        "preprocessing": preprocessing(trained.config),
+        "postprocessing": postprocessing(trained.config),
+        "thresholds": json.dumps(dict(trained.thresholds)),
+    }
+
+
+def portable_settings(config: TaskConfig) -> dict[str, Any]:
+    """The settings that made a model, without those of the machine: no paths, no tracking."""
+    values = plain_config(config)
+    data = {"short_side": values["data"].get("short_side")}
+    model = {
+        key: Path(value).name if key in ("classifier", "weights") else value
+        for key, value in values["model"].items()
+    }
+    local = ("run", "data", "runtime", "tracking")
+    kept = {key: value for key, value in values.items() if key not in local}
+    return {**kept, "data": {k: v for k, v in data.items() if v is not None}, "model": model}
+
+
+def preprocessing(config: TaskConfig) -> str:
+    """From a file to the graph's input."""
+    first = "Decode to RGB uint8 in stored pixels, without EXIF rotation. "
+    last = "Pass uint8 (B, 3, H, W); normalising is inside the graph."
+    if isinstance(config, RpnConfig):
+        box = config.input
+        return (
+            f"{first}Scale so that the short side is {box.short_side} and the long side at most "
+            f"{box.long_side} pixels (bilinear, antialiased). Pad with zeros at the right and the "
+            f"bottom to multiples of {box.pad_multiple}. image_sizes are (height, width) before "
+            f"the padding. {last}"
+        )
+    return f"{first}{_classifier_view(config)} {last}"
+
+
+def postprocessing(config: TaskConfig) -> str:
+    """From the graph's outputs to results."""
+    if isinstance(config, ClassifierConfig):
+        return (
+            "scores are probabilities of presence, in the order of classes; one is present from "
+            "its threshold on."
+        )
+    rule, levels = config.proposals, len(config.model.strides)
+    each = "of each level " if levels > 1 else ""
+    threshold = 0.0 if rule.score_threshold is None else rule.score_threshold
+    return (
+        f"boxes are xyxy, in pixels of the input. Take the {rule.pre_nms_top_k} best {each}by "
+        f"score, drop those with a side below {rule.min_size:g} pixels or a score of {threshold:g} "
+        f"or less, apply NMS at IoU {rule.nms_threshold:g}{' to each level' if each else ''}, keep "
+        f"as many of the best as wanted, and multiply by stored / scaled size."
+    )
+
+
+def model_card(trained: Trained, results: Mapping[str, float] | None, files: Sequence[str]) -> str:
+    """The README.md of an exported model."""
+    is_classifier = isinstance(trained.config, ClassifierConfig)
+    what = "multi-label classifier" if is_classifier else "Region Proposal Network"
+    name, use = (
+        ("Classifier", 'predict("photo.jpg")[0].present')
+        if is_classifier
+        else ("RegionProposalNetwork", 'propose("photo.jpg", count=50)[0].boxes')
+    )
+    tags = ["image-classification", "multi-label"] if is_classifier else ["object-detection", "rpn"]
+    front = yaml.safe_dump({"library_name": "vocdist", "tags": tags}, sort_keys=False)
+    figures = {key: results[key] for key in _FIGURES if results and key in results}
+    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in figures.items())
+    measured = f"| figure | value |\n|---|---|\n{rows}\n" if rows else "Not measured.\n"
+    by_class = sorted((k[3:], v) for k, v in (results or {}).items() if k.startswith("ap/"))
+    if by_class:
+        measured += "\nAP: " + ", ".join(f"{c} {v:.3f}" for c, v in by_class) + ".\n"
+    settings = yaml.safe_dump(portable_settings(trained.config), sort_keys=False)
+    return f"""---
+{front}---
+
+# {what}, {trained.config.model.backbone}
+
+```python
+from vocdist import {name}
+
+model = {name}.load("model.safetensors")
+print(model.{use})
+```
+
+Files: {", ".join(files)}.
+
+## Classes
+
+{", ".join(trained.classes)}{"" if is_classifier else " (of the objects it was trained on)"}.
+
+## Figures
+
+On the val split it was trained beside:
+
+{measured}
+## For other runtimes
+
+ONNX and torch.export files take any batch size, height and width.
+
+Before: {preprocessing(trained.config)}
+
+After: {postprocessing(trained.config)}
+
+## Settings
+
+```yaml
+{settings}```
+"""
+
+
+def _classifier_view(config: ClassifierConfig) -> str:
+    view = config.input
+    scale = f"scale it to {view.size} x {view.size} pixels (bilinear, antialiased)."
+    if view.eval_crop is None:
+        return f"Take the whole image and {scale}"
+    return f"Cut the centred square of {view.eval_crop:.4g} of the short side and {scale}"
