@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -30,6 +31,33 @@ def test_a_run_leaves_what_it_promises(classifier_run: Path) -> None:
     assert all(0 <= row["perf/data_wait"] <= 1 for row in rows if "perf/data_wait" in row)
     results = load_results(classifier_run / "results.json")
     assert results["mAP"] == max(row["val/mAP"] for row in rows if "val/mAP" in row)
+
+
+def shown_values(page: str, attribute: str) -> list[float]:
+    """Values of the `<data>` elements in the elements that carry an attribute."""
+    return [
+        float(value)
+        for part in page.split(attribute)[1:]
+        for value in re.findall(r'<data value="([^"]+)"', part)[:1]
+    ]
+
+
+def test_the_report_shows_the_runs_figures_and_can_be_made_again(classifier_run: Path) -> None:
+    page = (classifier_run / "report.html").read_text(encoding="utf-8")
+    results = load_results(classifier_run / "results.json")
+    for key in ("mAP", "macro_f1", "sample_f1", "loss"):
+        assert shown_values(page, f'id="metric-{key}"') == [results[key]]
+    for key in (key for key in results if key.startswith("ap/")):
+        assert shown_values(page, f'data-ap="{key[3:]}"') == [results[key]]
+    assert "demo_0000" in page and page.count("data:image/jpeg") == 8
+    (start,) = json.loads((classifier_run / "environment.json").read_text())
+    assert start["processes"] == 1 and start["packages"]["torch"] in page
+    (classifier_run / "report.html").unlink()
+    again = run_script("report.py", str(classifier_run))
+    assert again.returncode == 0, again.stderr
+    assert (classifier_run / "report.html").read_text(encoding="utf-8") == page
+    alone = run_script("report.py", str(classifier_run / "checkpoints"))
+    assert alone.returncode == 2 and "not a run" in alone.stderr
 
 
 def test_wandb_has_the_rows_of_the_file(classifier_run: Path) -> None:
@@ -92,6 +120,9 @@ def test_the_rpn_is_measured_and_pictured(rpn_run: Path, tmp_path: Path) -> None
     assert {"samples", "boxes", "recall50@200/grid", "recall50@200/random"} <= results.keys()
     with Image.open(rpn_run / "proposals.png") as picture:
         assert picture.width > 500
+    page = (rpn_run / "report.html").read_text(encoding="utf-8")
+    assert shown_values(page, 'id="metric-AR@200"') == [results["AR@200"]]
+    assert "Anchors (rings)" in page and 'class="proposal"' in page
     done = run_script("visualize.py", str(rpn_run), f"output={tmp_path}", "count=2")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*.png"))) == 3

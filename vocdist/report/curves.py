@@ -1,7 +1,7 @@
 """A run's losses and metrics as one picture, drawn from its `metrics.jsonl`."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
+from vocdist.report.run_data import points
+from vocdist.report.svg import running_mean
 
 # Pixels of the picture: sharp at twice the width of a README's column.
 PICTURE_SIZE = (1600, 480)
@@ -107,17 +109,8 @@ def read_rows(metrics_jsonl: Path) -> list[dict[str, Any]]:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[Curve]:
-    found = ((name, _points(rows, key)) for key, name in names.items())
+    found = ((name, points(rows, key)) for key, name in names.items())
     return [Curve(name, *points) for name, points in found if len(points[0])]
-
-
-def _points(rows: Iterable[Mapping[str, Any]], key: str) -> tuple[Values, Values]:
-    # Keyed by step: a run that was resumed has logged some steps twice, and the later row counts.
-    by_step = {
-        row["global_step"]: (row["epoch"], row[key]) for row in rows if row.get(key) is not None
-    }
-    points = np.array([by_step[step] for step in sorted(by_step)], dtype=np.float64).reshape(-1, 2)
-    return points[:, 0], points[:, 1]
 
 
 def _draw_panel(axis: Axes, title: str, curves: Sequence[Curve], last_epoch: float) -> None:
@@ -156,7 +149,7 @@ def _draw_curve(axis: Axes, curve: Curve) -> None:
     color = _COLORS[curve.name]
     # A learning rate has no noise to smooth.
     many = len(curve.x) > _SMOOTH_ABOVE and curve.name != "learning rate"
-    smooth = _running_mean(curve.y, len(curve.y) // 20) if many else curve.y
+    smooth = running_mean(curve.y, len(curve.y) // 20) if many else curve.y
     label = f"{curve.name}  {smooth[-1]:.3f}"
     if many:
         axis.plot(curve.x, curve.y, color=color, linewidth=0.6, alpha=0.3)
@@ -164,12 +157,3 @@ def _draw_curve(axis: Axes, curve: Curve) -> None:
     axis.plot(
         curve.x, smooth, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=label
     )
-
-
-def _running_mean(values: Values, reach: int) -> Values:
-    """Mean over `reach` neighbours on each side; at the ends over those that there are."""
-    window = np.ones(2 * reach + 1)
-    total = np.convolve(values, window, mode="full")[reach : reach + len(values)]
-    count = np.convolve(np.ones(len(values)), window, mode="full")[reach : reach + len(values)]
-    mean: Values = total / count
-    return mean

@@ -1,6 +1,7 @@
 """Measuring a model on every sample of a split exactly once, on any number of processes."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -11,10 +12,17 @@ from vocdist.training.accelerator import gather_lists
 from vocdist.training.task import Record, Task
 
 
+class Evaluation(NamedTuple):
+    """Metrics of a split, and the record of each of its samples, in the split's order."""
+
+    metrics: dict[str, float]
+    records: list[Record]
+
+
 @torch.no_grad()
 def evaluate(
     task: Task, model: nn.Module, batches: Iterable[Batch], samples: int, accelerator: Accelerator
-) -> dict[str, float]:
+) -> Evaluation:
     """Metrics over all ranks' batches, the same on every rank (a collective).
 
     Records travel with the index of their sample and are put into the split's order before
@@ -30,9 +38,10 @@ def evaluate(
         own += zip(batch.indices.tolist(), task.records(model, batch), strict=True)
     model.train(was_training)
     gathered = gather_lists(accelerator, own)
-    records = dict(gathered)
-    if len(gathered) != samples or sorted(records) != list(range(samples)):
+    by_index = dict(gathered)
+    if len(gathered) != samples or sorted(by_index) != list(range(samples)):
         raise RuntimeError(
-            f"evaluated {len(gathered)} samples, {len(records)} of them distinct, of {samples}"
+            f"evaluated {len(gathered)} samples, {len(by_index)} of them distinct, of {samples}"
         )
-    return task.metrics([records[index] for index in range(samples)])
+    records = [by_index[index] for index in range(samples)]
+    return Evaluation(task.metrics(records), records)

@@ -24,9 +24,10 @@ from vocdist.training.accelerator import average_buffers, raise_together, runnin
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, load_training
 from vocdist.training.clock import StepClock
-from vocdist.training.evaluation import evaluate
+from vocdist.training.evaluation import Evaluation, evaluate
 from vocdist.training.meter import LossMeter
 from vocdist.training.non_finite import NON_FINITE, FiniteGuard
+from vocdist.training.run_report import RunReport
 from vocdist.training.schedule import lr_factor
 from vocdist.training.task import Task
 from vocdist.training.tracking import Tracker
@@ -36,7 +37,7 @@ from vocdist.training.tracking import Tracker
 class Trainer:
     """One run's parts, ready to go; `model` and `optimizer` are as `accelerator.prepare` left them.
 
-    `position` says where the run is; it moves on with every step.
+    `position` says where the run is; it moves on with every step. `report` is the main process's.
     """
 
     task: Task
@@ -50,6 +51,7 @@ class Trainer:
     train: TrainConfig
     optim: OptimConfig
     position: Position
+    report: RunReport | None = None
 
     def __post_init__(self) -> None:
         """Start the meters at zero."""
@@ -77,16 +79,18 @@ class Trainer:
             started = time.perf_counter()
             self.train_epoch()
             trained = time.perf_counter()
-            metrics = self.measure()
+            evaluation = self.measure()
             finished = time.perf_counter()
-            self._end_epoch(metrics, trained - started, finished - started)
+            self._end_epoch(evaluation.metrics, trained - started, finished - started)
+            if self.report:
+                self.report.refresh(evaluation.records)
         if self._guard.skipped:
             self.accelerator.print(
                 f"{self._guard.skipped} of {self.position.global_step} steps were skipped, their "
                 f"loss or gradient was not finite: {self.checkpoints.folder.parent / NON_FINITE}"
             )
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> Evaluation:
         """Metrics of the weights as they are, over the whole val split (a collective)."""
         average_buffers(self.accelerator, self.model)
         batches = ahead_of_use(self.val_loader.evaluation(), self.accelerator.device)

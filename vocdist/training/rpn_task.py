@@ -19,6 +19,11 @@ from vocdist.training.task import Record
 
 FeatureShapes = list[tuple[int, int]]
 
+# Numbers of proposals at which a record keeps each box's best IoU: the metrics' and those between.
+CURVE_COUNTS = tuple(sorted({1, 2, 5, 10, 20, 30, 75, 150, 250, *COUNTS}))
+# Proposals of an image that a record keeps: more than this many hide the image.
+KEPT_PROPOSALS = 20
+
 
 class ProposalModel(nn.Module):
     """From uint8 images to the head's output: pixels, frozen backbone, merged levels, RPN head."""
@@ -72,18 +77,26 @@ class RpnTask:
         return self._losses(output, shapes, batch)
 
     def records(self, model: nn.Module, batch: Batch) -> list[Record]:
-        """Of each image: losses, and for its N boxes the best IoU (N, counts) of each proposer."""
+        """Of each image: losses, its first proposals, and how well its N boxes are covered.
+
+        `best` (N, CURVE_COUNTS) is the best IoU of the proposals, `best_grid` and `best_random`
+        (N, COUNTS) those of the baselines; `proposal_boxes` (at most KEPT_PROPOSALS, 4) are shares
+        of the image's width and height.
+        """
         output, shapes = model(batch.inputs, batch.targets["image_size"])
         losses = {name: v.cpu() for name, v in self._losses(output, shapes, batch).items()}
-        proposals = [found.boxes.cpu() for found in self.propose(output, shapes, batch)]
+        proposals = [
+            Proposals(found.boxes.cpu(), found.scores.cpu())
+            for found in self.propose(output, shapes, batch)
+        ]
         targets = {name: target.cpu() for name, target in batch.targets.items()}
         indices = batch.indices.tolist()
         return [
             {
                 **{name: float(values[i]) for name, values in losses.items()},
-                **self._measure({name: t[i] for name, t in targets.items()}, boxes, indices[i]),
+                **self._measure({name: t[i] for name, t in targets.items()}, found, indices[i]),
             }
-            for i, boxes in enumerate(proposals)
+            for i, found in enumerate(proposals)
         ]
 
     def propose(
@@ -99,6 +112,7 @@ class RpnTask:
             name: torch.from_numpy(np.concatenate([np.asarray(r[name]) for r in records]))
             for name in ("best", "best_grid", "best_random", "areas", "difficult")
         }
+        columns["best"] = columns["best"][:, [CURVE_COUNTS.index(count) for count in COUNTS]]
         table = proposal_recall(
             columns["best"], areas=columns["areas"], difficult=columns["difficult"]
         )
@@ -128,22 +142,25 @@ class RpnTask:
         }
 
     def _measure(
-        self, targets: Mapping[str, Tensor], proposals: Tensor, sample: int
+        self, targets: Mapping[str, Tensor], found: Proposals, sample: int
     ) -> Mapping[str, object]:
         """What recall needs of one image: IoUs in the scaled frame, areas in the stored one."""
         mask = targets["box_mask"]
         boxes = targets["boxes"][mask]
         scale = targets["image_size"] / targets["stored_size"]
         sides = boxes[:, 2:] - boxes[:, :2]
+        height, width = targets["image_size"].tolist()
+        size = torch.tensor([width, height, width, height])
         if sample not in self._baselines:
-            height, width = targets["image_size"].tolist()
             self._baselines[sample] = _baselines(boxes, width, height, seed=sample)
         return {
-            "best": best_ious(proposals, boxes).numpy(),
+            "best": best_ious(found.boxes, boxes, CURVE_COUNTS).numpy(),
             **self._baselines[sample],
             "areas": (sides.prod(dim=1) / scale.prod()).numpy(),
             "difficult": targets["difficult"][mask].numpy(),
-            "proposals": len(proposals),
+            "proposals": len(found.boxes),
+            "proposal_boxes": (found.boxes[:KEPT_PROPOSALS] / size).numpy(),
+            "proposal_scores": found.scores[:KEPT_PROPOSALS].numpy(),
         }
 
 

@@ -28,6 +28,7 @@ from vocdist.training.build import (
 )
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, read_metadata, save_weights
+from vocdist.training.environment import ENVIRONMENT, describe_environment, note_start
 from vocdist.training.evaluation import evaluate
 from vocdist.training.failures import explained, leaving_together
 from vocdist.training.loading import split_loader
@@ -46,6 +47,7 @@ from vocdist.training.run_folder import (
     run_weights,
     save_results,
 )
+from vocdist.training.run_report import RunReport
 from vocdist.training.task import Task
 from vocdist.training.tracking import METRICS, NullTracker, Tracker
 
@@ -86,6 +88,8 @@ def train(config: TaskConfig) -> dict[str, float]:
         return load_results(results)
     if accelerator.is_main_process:
         prepare_folder(config, checkpoints, start)
+        found = describe_environment(accelerator.device, accelerator.num_processes)
+        note_start(config.run.dir / ENVIRONMENT, found)
     with (
         leaving_together(accelerator),
         _tracker(config, accelerator, position.wandb_run_id) as tracker,
@@ -118,7 +122,7 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> tuple[TaskConfig, dict[
     model = accelerator.prepare_model(task.model, evaluation_mode=True)
     loader = split_loader(config, task, build_reader(config, "val"), accelerator, training=False)
     batches = ahead_of_use(loader.evaluation(), accelerator.device)
-    return config, evaluate(task, model, batches, len(loader.dataset), accelerator)
+    return config, evaluate(task, model, batches, len(loader.dataset), accelerator).metrics
 
 
 def load_task(config: TaskConfig, run_dir: Path) -> Task:
@@ -188,6 +192,7 @@ def build_trainer(
         train=config.train,
         optim=config.optim,
         position=position,
+        report=RunReport(config, *readers) if accelerator.is_main_process else None,
     )
 
 
@@ -210,7 +215,8 @@ def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
     if best is not None:
         load_model(trainer.task.model, best / WEIGHTS)
     epoch = trainer.position.best_epoch if best else trainer.position.epoch
-    metrics = {**trainer.measure(), "epoch": epoch}
+    measured = trainer.measure()
+    metrics = {**measured.metrics, "epoch": epoch}
     if trainer.accelerator.is_main_process:
         run_dir = config.run.dir
         classes = trainer.val_loader.dataset.reader.manifest.classes
@@ -227,6 +233,8 @@ def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
             overlays = proposal_overlays(trainer.task, images, samples)
             contact_sheet(overlays, columns=3).save(pictures["proposals"])
         trainer.tracker.log_pictures(pictures, trainer.position.global_step)
+        if trainer.report:
+            trainer.report.write(measured.records, metrics)
         # Written last: its presence says that the run is finished.
         save_results(metrics, run_dir / RESULTS)
     trainer.accelerator.wait_for_everyone()

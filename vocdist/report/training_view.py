@@ -1,0 +1,134 @@
+"""How a training went: losses, metrics, learning rate, speed; of one run or of several."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from markupsafe import Markup
+
+from vocdist.report.run_data import Row, RunData, points
+from vocdist.report.svg import Axis, Series, chart, nice_ticks, running_mean, thinned, upper_bound
+
+# A curve of more points is drawn faint, with its running mean on top.
+SMOOTH_ABOVE = 40
+# The page's colors.
+COLORS = 8
+
+# Panel -> key -> name in the legend.
+LOSSES = {"train/loss": "train", "val/loss": "val"}
+LOSS_PARTS = {"val/objectness": "objectness, val", "val/box": "box, val"}
+METRICS = {
+    "classifier": {"val/mAP": "mAP", "val/macro_f1": "macro-F1", "val/sample_f1": "sample-F1"},
+    "rpn": {"val/recall50@200": "recall at IoU 0.5", "val/AR@200": "AR"},
+}
+RATE = {"train/lr": "learning rate"}
+NORM = {"train/grad_norm": "gradient norm"}
+SPEED = {"perf/images_per_s": "images/s"}
+WAIT = {"perf/data_wait": "share of the time"}
+MEMORY = {"perf/gpu_memory_gib": "GiB"}
+SECONDS = {"perf/epoch_s": "epoch", "perf/train_s": "of it training"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart with its title, legend and the words below it."""
+
+    title: str
+    svg: Markup
+    legend: Sequence[tuple[int, str, float | None]] = ()
+    note: str = ""
+    wide: bool = False
+
+
+def curve_panels(run: RunData) -> list[Panel]:
+    """How well it learned; panels without a value are left out."""
+    metrics = "Validation, 200 proposals" if run.task == "rpn" else "Validation"
+    return _present(
+        _panel(run.rows, "Loss", LOSSES),
+        _panel(run.rows, "Parts of the loss", LOSS_PARTS),
+        _panel(run.rows, metrics, METRICS[run.task], highest=1.0),
+        _panel(run.rows, "Learning rate", RATE, smooth=False),
+        _panel(run.rows, "Gradient norm", NORM, note="Before clipping, where it is clipped."),
+    )
+
+
+def speed_panels(run: RunData) -> list[Panel]:
+    """How fast it went."""
+    return _present(
+        _panel(run.rows, "Throughput", SPEED, note="Images of a step, over all processes."),
+        _panel(
+            run.rows, "Waiting for data", WAIT, note="Share of the time between steps.", highest=1.0
+        ),
+        _panel(run.rows, "Seconds an epoch", SECONDS),
+        _panel(run.rows, "GPU memory", MEMORY, note="Peak so far, on the main process."),
+    )
+
+
+def compared_panels(runs: Sequence[RunData]) -> list[Panel]:
+    """The same of several runs, each in its color."""
+    task_metrics = {
+        key: name for run in runs for key, name in METRICS[run.task].items() if key != "val/loss"
+    }
+    keys = {
+        "train/loss": "Loss, train",
+        "val/loss": "Loss, val",
+        **{key: f"{name}, val" for key, name in task_metrics.items()},
+        "train/lr": "Learning rate",
+        "perf/images_per_s": "Images/s",
+        "perf/data_wait": "Waiting for data, share",
+    }
+    panels = []
+    for key, title in keys.items():
+        found = [(number, run, *points(run.rows, key)) for number, run in enumerate(runs)]
+        curves = [(number % COLORS, run.name, x, y) for number, run, x, y in found if len(x)]
+        if curves:
+            panels.append(_drawn(title, curves, smooth=key != "train/lr"))
+    return panels
+
+
+def _present(*panels: Panel | None) -> list[Panel]:
+    return [panel for panel in panels if panel is not None]
+
+
+def _panel(
+    rows: Sequence[Row],
+    title: str,
+    names: Mapping[str, str],
+    *,
+    note: str = "",
+    highest: float | None = None,
+    smooth: bool = True,
+) -> Panel | None:
+    found = [(color, name, *points(rows, key)) for color, (key, name) in enumerate(names.items())]
+    curves = [curve for curve in found if len(curve[2])]
+    return _drawn(title, curves, note=note, highest=highest, smooth=smooth) if curves else None
+
+
+def _drawn(
+    title: str,
+    curves: Sequence[tuple[int, str, np.ndarray, np.ndarray]],
+    *,
+    note: str = "",
+    highest: float | None = None,
+    smooth: bool = True,
+) -> Panel:
+    series: list[Series] = []
+    legend: list[tuple[int, str, float | None]] = []
+    tops = []
+    for color, name, x, y in curves:
+        mean = running_mean(y, len(y) // 20) if smooth and len(y) > SMOOTH_ABOVE else y
+        if mean is not y:
+            series.append(Series("", *thinned(x, y), color, "faint"))
+        series.append(Series(name, *thinned(x, mean), color))
+        legend.append((color, name, float(y[-1])))
+        # A first step of a hundred times the rest would flatten all that matters.
+        tops.append(float(np.quantile(y, 0.98)) if len(y) > SMOOTH_ABOVE else float(y.max()))
+    # A whole number, so that the last tick is there and the panels of a run line up.
+    last = math.ceil(max(float(x.max()) for _, _, x, _ in curves))
+    top = upper_bound(tops)
+    y_axis = Axis(0.0, min(top, highest) if highest else top)
+    whole = [tick for tick in nice_ticks(0.0, last, 6) if tick == int(tick)]
+    series = [replace(one, y=np.minimum(one.y, y_axis.high)) for one in series]
+    svg = chart(series, Axis(0.0, last, "epoch", ticks=whole), y_axis)
+    return Panel(title, svg, legend, note)
