@@ -110,6 +110,9 @@ class DataConfig:
         num_workers: Loader processes on each rank; 0 decodes in the training process.
         limit_train: Use only the first this many train samples; null for all.
         limit_val: Likewise for val.
+        shuffle_shards: Shards that are shuffled together in training, for shards that do not fit
+            into the cache all at once: it must hold twice as many. Null: all of them. Changes the
+            order of the samples.
         cache_dir: Where copies of remote shards are kept; null: `$VOCDIST_CACHE`, else
             `~/.cache/vocdist`.
         cache_bytes: How many bytes of them, as `20GB`; those used longest ago go first. Null: no
@@ -120,6 +123,7 @@ class DataConfig:
     num_workers: NonNegative = 2
     limit_train: Count | None = None
     limit_val: Count | None = None
+    shuffle_shards: Count | None = None
     cache_dir: Folder | None = None
     cache_bytes: ByteSize | None = None
 

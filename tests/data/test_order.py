@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vocdist.data.order import epoch_order, global_batches, rank_share
+from vocdist.data.order import (
+    epoch_order,
+    global_batches,
+    in_order_of,
+    rank_share,
+    windowed_order,
+)
 
 SAMPLES = st.integers(0, 200)
 BATCH = st.integers(1, 33)
@@ -86,3 +92,77 @@ def test_grouped_batches_are_shuffled_by_their_seed_alone() -> None:
 def test_fewer_samples_than_ranks_leaves_some_shares_empty(world: int) -> None:
     shares = [rank_share(np.array([7]), rank, world).tolist() for rank in range(world)]
     assert sorted(shares) == [[]] * (world - 1) + [[7]]
+
+
+SIZES = st.lists(st.integers(1, 20), max_size=12).map(lambda sizes: np.array(sizes, dtype=np.int64))
+WINDOW = st.integers(1, 14)
+
+
+def shard_of(sizes: np.ndarray) -> np.ndarray:
+    """Sample -> its shard."""
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+@given(SIZES, SEED, st.integers(0, 100), WINDOW)
+def test_a_windowed_order_is_a_permutation_that_repeats(
+    sizes: np.ndarray, seed: int, epoch: int, window: int
+) -> None:
+    order = windowed_order(sizes, seed, epoch, window)
+    assert sorted(order.tolist()) == list(range(sizes.sum()))
+    assert np.array_equal(order, windowed_order(sizes, seed, epoch, window))
+
+
+@given(SIZES, SEED, WINDOW)
+def test_each_window_is_whole_shards_and_no_more_than_it_may(
+    sizes: np.ndarray, seed: int, window: int
+) -> None:
+    shards = shard_of(sizes)[windowed_order(sizes, seed, 0, window)]
+    seen = list(dict.fromkeys(shards.tolist()))
+    at, left = 0, set(range(len(sizes)))
+    while left:
+        # As the first samples of a window may all be of one shard, go by what is left.
+        here: set[int] = set()
+        end = at
+        while end < len(shards) and (len(here | {shards[end]}) <= window):
+            here.add(shards[end])
+            end += 1
+        assert here <= left, f"a shard of {seen} comes back after its window"
+        assert end - at == sum(sizes[shard] for shard in here), "a window ends within a shard"
+        left -= here
+        at = end
+
+
+@given(SIZES, SEED, WINDOW, BATCH, WORLD)
+def test_a_windowed_order_does_not_depend_on_the_world_size(
+    sizes: np.ndarray, seed: int, window: int, batch: int, world: int
+) -> None:
+    order = windowed_order(sizes, seed, 2, window)
+    joined = [
+        np.concatenate([rank_share(b, rank, world) for rank in range(world)])
+        for b in global_batches(order, batch)
+    ]
+    assert np.array_equal(np.concatenate([*joined, np.array([], dtype=int)]), order)
+
+
+def test_windows_mix_their_shards_and_change_with_the_epoch() -> None:
+    sizes = np.full(6, 10)
+    orders = [windowed_order(sizes, 1, epoch, 2) for epoch in range(4)]
+    assert len({tuple(order) for order in orders}) == 4
+    for order in orders:
+        first = shard_of(sizes)[order[:20]]
+        assert len(set(first)) == 2
+        assert (np.diff(first) != 0).sum() > 3, "the shards of a window are shuffled together"
+
+
+@given(SIZES, SEED, WINDOW, BATCH)
+def test_grouped_batches_of_windows_lie_in_the_order_of_their_last_sample(
+    sizes: np.ndarray, seed: int, window: int, batch: int
+) -> None:
+    order = windowed_order(sizes, seed, 0, window)
+    groups = np.random.default_rng(seed).integers(2, size=len(order))
+    batches = in_order_of(order, global_batches(order, batch, groups=groups))
+    position = {int(sample): at for at, sample in enumerate(order)}
+    last = [max(position[int(i)] for i in b) for b in batches]
+    assert last == sorted(last)
+    assert sorted(int(i) for b in batches for i in b) == list(range(len(order)))
+    assert all(len(set(groups[b])) == 1 for b in batches)

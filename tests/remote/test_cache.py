@@ -117,6 +117,15 @@ def test_a_server_that_is_down_is_named(rule: CacheRule, monkeypatch: pytest.Mon
         ShardReader("http://127.0.0.1:9/x", "train", cache=rule)
 
 
+def test_the_counts_of_a_whole_split_cost_no_shard(web: FaultServer, rule: CacheRule) -> None:
+    reader = ShardReader(web.url, "train", cache=rule)
+    counts = reader.class_images
+    assert not any(name.endswith(".tar") for _, name, _ in web.requests)
+    assert (counts == reader.labels.sum(axis=0)).all()
+    some = ShardReader(web.url, "train", limit=9, cache=rule)
+    assert (some.class_images == reader.labels[:9].sum(axis=0)).all()
+
+
 def test_no_manifest_says_how_to_make_shards(web: FaultServer) -> None:
     with pytest.raises(UserError, match="no shards here"):
         ShardReader(f"{web.url}/elsewhere", "train")

@@ -65,8 +65,11 @@ def test_never_and_other_shards_and_other_settings_are_refused(tmp_path: Path) -
         plan_start(config, checkpoints, "another hash", "demo: train 3 samples")
     with pytest.raises(UserError, match=r"optim\.lr: 0\.0003 -> 0\.1"):
         plan_start(config_of(run, "optim.lr=0.1"), checkpoints, SHARDS)
+    with pytest.raises(UserError, match=r"data\.shuffle_shards: None -> 4"):
+        plan_start(config_of(run, "data.shuffle_shards=4"), checkpoints, SHARDS)
     # What does not change the result may change, a moved shard folder too.
-    moved = config_of(run, "data.num_workers=0", "data.shards=elsewhere", "train.keep=5")
+    cache = ["data.cache_bytes=5GB", "data.cache_dir=elsewhere"]
+    moved = config_of(run, "data.num_workers=0", "data.shards=elsewhere", "train.keep=5", *cache)
     assert plan_start(moved, checkpoints, SHARDS).checkpoint
 
 

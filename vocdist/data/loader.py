@@ -1,7 +1,7 @@
 """Batches for one rank: the global order, cut down to this rank's parts, decoded ahead of use."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,18 @@ from torch.utils.data import DataLoader
 from vocdist.data.dataset import Batch, SampleRequest, ShardDataset
 from vocdist.data.feature_dataset import FeatureDataset
 from vocdist.data.geometry import fitted_size, padded_size
-from vocdist.data.order import epoch_order, global_batches, rank_share
+from vocdist.data.order import (
+    epoch_order,
+    global_batches,
+    in_order_of,
+    rank_share,
+    windowed_order,
+)
+from vocdist.data.prefetch import announced, parts_ahead
 from vocdist.errors import UserError
+
+# Batches that torch's DataLoader gives each worker ahead of use.
+PREFETCHED = 2
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class BatchLoader:
         padding: For images of varying size: batches are grouped and padded to one size, which
             depends on the global batch alone and so not on the number of ranks.
         pin_memory: Put batches where a CUDA device can fetch them while it computes.
+        shuffle_shards: Shards that are shuffled together, see `windowed_order`; None: all of them,
+            sample by sample.
     """
 
     def __init__(
@@ -73,6 +85,7 @@ class BatchLoader:
         drop_last: bool = False,
         padding: Padding | None = None,
         pin_memory: bool = False,
+        shuffle_shards: int | None = None,
     ) -> None:
         """Look up the image sizes where batches need them."""
         self.dataset = dataset
@@ -84,6 +97,7 @@ class BatchLoader:
         self.drop_last = drop_last
         self._padding = padding
         self._pin_memory = pin_memory
+        self._shuffle_shards = shuffle_shards
         # Scaled sizes, and what may share a batch; None where all inputs have one size.
         self._sizes: np.ndarray | None = None
         self._groups: np.ndarray | None = None
@@ -109,6 +123,8 @@ class BatchLoader:
         """This rank's share of every sample once; a rank may have fewer batches than another."""
         order = np.arange(len(self.dataset))
         batches = global_batches(order, self.global_batch, groups=self._groups)
+        if self._shuffle_shards:
+            batches = in_order_of(order, batches)
         shares = [
             [SampleRequest(int(i), epoch=0, padded=self._padded(batch)) for i in share]
             for batch in batches
@@ -142,13 +158,20 @@ class BatchLoader:
         return areas
 
     def _training_batches(self, epoch: int) -> list[np.ndarray]:
-        return global_batches(
-            epoch_order(len(self.dataset), self.dataset.seed, epoch),
+        seed, window = self.dataset.seed, self._shuffle_shards
+        if window:
+            order = windowed_order(self.dataset.reader.shard_sizes, seed, epoch, window)
+        else:
+            order = epoch_order(len(self.dataset), seed, epoch)
+        batches = global_batches(
+            order,
             self.global_batch,
             drop_last=self.drop_last,
             groups=self._groups,
-            seed=(self.dataset.seed, epoch),
+            seed=() if window else (seed, epoch),
         )
+        # Shuffled, batches of one orientation would need shards of all windows.
+        return in_order_of(order, batches) if window else batches
 
     def _training_parts(self, batch: np.ndarray, epoch: int) -> list[list[SampleRequest]]:
         """The parts of this rank's share of a global batch, none of them empty.
@@ -179,9 +202,10 @@ class BatchLoader:
     def _load(self, parts: Sequence[list[SampleRequest]]) -> Iterator[Batch]:
         loader = DataLoader(
             self.dataset,
-            batch_sampler=parts,
+            batch_sampler=self._announced(parts),
             collate_fn=self.dataset.collate,
             num_workers=self.num_workers,
+            prefetch_factor=PREFETCHED if self.num_workers else None,
             pin_memory=self._pin_memory,
             # Its own: from torch's default generator it would take a number whenever it starts,
             # and a run that starts in mid-epoch would draw other dropout masks.
@@ -193,6 +217,16 @@ class BatchLoader:
             # What a worker raises arrives wrapped in its traceback; the last line is the message.
             last_line = str(error).strip().splitlines()[-1]
             raise UserError(last_line.rpartition("UserError: ")[2]) from None
+
+    def _announced(self, parts: Sequence[list[SampleRequest]]) -> Iterable[list[SampleRequest]]:
+        """The parts, with the shards they need fetched ahead where these are remote."""
+        reader = self.dataset.reader
+        if not reader.is_remote or not isinstance(self.dataset, ShardDataset):
+            return parts
+        lookahead = parts_ahead(
+            len(parts), reader.shards, self._shuffle_shards, PREFETCHED * self.num_workers
+        )
+        return announced(parts, reader, lookahead)
 
 
 def ahead_of_use(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

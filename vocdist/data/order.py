@@ -13,6 +13,35 @@ def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(samples)
 
 
+def windowed_order(shard_sizes: np.ndarray, seed: int, epoch: int, window: int) -> np.ndarray:
+    """Permutation of `range(shard_sizes.sum())` that needs `window` shards at a time.
+
+    The shards are permuted; each run of `window` of them is a window, whose samples are permuted
+    as one. Samples are numbered through the shards in their own order.
+
+    Args:
+        shard_sizes: (shards,) samples of each.
+        seed: Of the run.
+        epoch: Changes both permutations.
+        window: Shards shuffled together; with all of them this is a plain permutation.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    ends = np.cumsum(shard_sizes)
+    shards = rng.permutation(len(shard_sizes))
+    order = [np.zeros(0, dtype=np.int64)]
+    for first in range(0, len(shards), window):
+        members = [np.arange(ends[s] - shard_sizes[s], ends[s]) for s in shards[first:][:window]]
+        order.append(rng.permutation(np.concatenate(members)))
+    return np.concatenate(order)
+
+
+def in_order_of(order: np.ndarray, batches: list[np.ndarray]) -> list[np.ndarray]:
+    """Sort batches of one permutation by where in it their last sample stands."""
+    position = np.empty(len(order), dtype=np.int64)
+    position[order] = np.arange(len(order))
+    return sorted(batches, key=lambda batch: int(position[batch].max()))
+
+
 def global_batches(
     order: np.ndarray,
     global_batch: int,

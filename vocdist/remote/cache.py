@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from vocdist.errors import UserError
 from vocdist.remote.download import read_on
 from vocdist.remote.location import join
 from vocdist.remote.lock import locked
-from vocdist.remote.room import make_room, part_path
+from vocdist.remote.room import last_growth, make_room, part_path
 
 CACHE_VARIABLE = "VOCDIST_CACHE"
 ABOUT_NAME = "about.json"
-ROOM_WAIT_S = 60.0
+# Without a byte coming in anywhere in the cache.
+ROOM_WAIT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ class CachedFolder:
         """Make sure that the file is there or on its way in some process."""
         final = self.folder / file.name
         if self._is_there(file):
-            os.utime(final)
+            with suppress(FileNotFoundError):
+                os.utime(final)
             return
         with self._part(file, wait=False) as descriptor:
             if descriptor is not None:
@@ -146,7 +148,7 @@ class CachedFolder:
     def _make_room(self, file: RemoteFile, part: Path) -> None:
         bound = self.rule.max_bytes
         shards = self.folder.parent
-        deadline = time.monotonic() + ROOM_WAIT_S
+        began = time.time()
         while True:
             with locked(self.rule.root / ".lock", create=True):
                 if part.exists():
@@ -154,7 +156,9 @@ class CachedFolder:
                 if bound is None or make_room(shards, file.size, bound):
                     part.touch()
                     return
-            if file.size > (bound or 0) or time.monotonic() > deadline:
+            # Whoever downloads will be done, and then what he holds can go.
+            quiet = time.time() - max(began, last_growth(shards))
+            if file.size > (bound or 0) or quiet > ROOM_WAIT_S:
                 raise UserError(
                     f"{self.rule.root}: no room for {file.name} of {file.size:,} bytes, as "
                     f"data.cache_bytes={bound} and what is there is in use: set a larger one"

@@ -52,6 +52,12 @@ def make_room(shards: Path, needed: int, max_bytes: int) -> bool:
     return total + needed <= max_bytes
 
 
+def last_growth(shards: Path) -> float:
+    """When a download below `shards` last got some bytes, seconds since 1970; 0: none is on."""
+    parts = [file for file in cached_files(shards) if file.path.name.endswith(PART_SUFFIX)]
+    return max((file.used_ns for file in parts), default=0) / 1e9
+
+
 def evict(path: Path) -> bool:
     """Remove a file unless a process has it in use; whether it is gone."""
     with locked(path, wait=False) as descriptor:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule
-from vocdist.remote.location import Location
+from vocdist.remote.location import Location, is_url
 from vocdist.shards.manifest import Manifest, ShardRecord, parse_manifest
 from vocdist.shards.storage import open_storage
 from vocdist.voc.annotation import multi_hot
@@ -99,6 +99,16 @@ class ShardReader:
         """(shards,) int64: samples of each shard, as far as the limit lets them in."""
         return np.diff(self._starts, append=self._length)
 
+    @property
+    def shards(self) -> int:
+        """Number of shards, as far as the limit lets them in."""
+        return len(self._shards)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards are read through the cache."""
+        return is_url(self.folder)
+
     def read(self, index: int) -> StoredSample:
         """Read one sample with one system call."""
         number = self.shard_of(index)
@@ -121,6 +131,30 @@ class ShardReader:
         if not 0 <= index < self._length:
             raise IndexError(f"sample {index} of {self._length}")
         return int(np.searchsorted(self._starts, index, side="right")) - 1
+
+    def check_cache(self, shuffle_shards: int | None) -> None:
+        """Refuse a cache that would be emptied and filled all the time.
+
+        Two windows of `shuffle_shards` must have room, one in use and the next; None: all shards.
+
+        Raises:
+            UserError: They have not; the settings that would do are named.
+        """
+        bound = self._storage.max_bytes
+        if bound is None:
+            return
+        sizes = sorted((shard.bytes for shard in self._shards), reverse=True)
+        needed = sum(sizes if shuffle_shards is None else sizes[: 2 * shuffle_shards])
+        if needed <= bound:
+            return
+        fitting = int(np.searchsorted(np.cumsum(sizes), bound, side="right")) // 2
+        smaller = f", or data.shuffle_shards={fitting}" if fitting else ""
+        what = f"{2 * shuffle_shards} of the" if shuffle_shards else f"all {len(sizes)}"
+        raise UserError(
+            f"data.cache_bytes={bound}: too small for {what} {self.split} shards of {self.folder} "
+            f"at once, which data.shuffle_shards={shuffle_shards or 'null'} asks for: set "
+            f"data.cache_bytes={needed} or more{smaller}"
+        )
 
     def prefetch(self, number: int) -> None:
         """Have a shard at hand soon; it is by now, if it is on this machine's disk."""
@@ -153,6 +187,16 @@ class ShardReader:
         classes = len(self.manifest.classes)
         rows = [record.multi_hot(classes) for record in self.annotations]
         return np.array(rows, dtype=np.int8).reshape(-1, classes)
+
+    @property
+    def class_images(self) -> np.ndarray:
+        """(classes,) int64: images that hold each class; the manifest knows, of the whole split."""
+        split = self.manifest.splits[self.split]
+        if len(self) < split.samples:
+            positives: np.ndarray = self.labels.sum(axis=0, dtype=np.int64)
+            return positives
+        counts = [split.class_images[name] for name in self.manifest.classes]
+        return np.array(counts, dtype=np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the annotation cache behind when sent to another process."""

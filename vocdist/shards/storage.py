@@ -24,6 +24,10 @@ FETCHES = 4
 class ShardStorage(Protocol):
     """What a reader asks of the place where shards are."""
 
+    @property
+    def max_bytes(self) -> int | None:
+        """The most that copies may take; None: no bound, or none are made."""
+
     def check(self, shard: ShardRecord) -> None:
         """Look at a shard before it is needed, where that costs nothing."""
 
@@ -58,6 +62,7 @@ class LocalShards:
 
     def __init__(self, folder: Path) -> None:
         """Nothing is opened yet."""
+        self.max_bytes = None
         self._folder = folder
         self._entries: dict[str, list[IndexEntry]] = {}
         self._descriptors: dict[tuple[int, str], int] = {}
@@ -125,6 +130,7 @@ class CachedShards:
 
     def __init__(self, url: str, manifest: bytes, rule: CacheRule) -> None:
         """Keep the manifest, by whose hash copies are told from older ones; no shard yet."""
+        self.max_bytes = rule.max_bytes
         self._cached = CachedFolder(url, hashlib.sha256(manifest).hexdigest(), rule)
         copy = self._cached.folder / MANIFEST_NAME
         if not copy.is_file():

@@ -135,6 +135,7 @@ def build_loader(
         drop_last=config.train.drop_last,
         padding=_padding(config),
         pin_memory=pin_memory,
+        shuffle_shards=config.data.shuffle_shards,
     )
 
 
@@ -183,7 +184,9 @@ def _build_classifier(
     model = Classifier(settings.backbone, len(classes), settings.batch_norm_momentum)
     if pretrained:
         load_weights(model.network, settings.backbone, settings.weights)
-    pos_weight = positive_weights(train_reader.labels) if settings.pos_weight else None
+    pos_weight = None
+    if settings.pos_weight:
+        pos_weight = positive_weights(train_reader.class_images, len(train_reader))
     return ClassifierTask(model, classes, pos_weight)
 
 

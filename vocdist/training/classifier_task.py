@@ -71,10 +71,10 @@ class ClassifierTask:
         return by_class.mean(dim=1)
 
 
-def positive_weights(labels: np.ndarray) -> Tensor:
-    """Negatives / positives of each class over (N, classes) multi-hot rows -> (classes,) float32.
+def positive_weights(class_images: np.ndarray, samples: int) -> Tensor:
+    """Negatives / positives by class, (classes,) images that hold it -> (classes,) float32.
 
     A class without a positive gets the weight of a class with one; no positive will ever use it.
     """
-    positives = np.maximum(labels.sum(axis=0, dtype=np.int64), 1)
-    return torch.from_numpy((len(labels) - positives) / positives).float()
+    positives = np.maximum(class_images, 1)
+    return torch.from_numpy((samples - positives) / positives).float()

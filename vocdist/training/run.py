@@ -70,6 +70,7 @@ def train(config: TaskConfig) -> dict[str, float]:
         UserError: Something the user can mend; it is looked for before any process group forms.
     """
     readers = Readers(build_reader(config, "train"), build_reader(config, "val"))
+    readers.train.check_cache(config.data.shuffle_shards)
     if isinstance(config, RpnConfig):
         config = resolve_features(config, begun_config(RpnConfig, config.run.dir))
     checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
