@@ -86,7 +86,7 @@ def test_a_loss_or_gradient_that_is_no_number_stops_all_ranks_with_the_samples(
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = {row["global_step"] for row in rows if "train/loss" in row}
     assert losses == set(range(1, 13)) - skipped
-    assert rows[-1]["epoch/skipped_steps"] == len(skipped)
+    assert rows[-1]["train/skipped_steps"] == len(skipped)
 
 
 def test_numbers_that_explode_by_themselves_stop_the_run(demo_shards: Path, tmp_path: Path) -> None:

@@ -8,13 +8,12 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from vocdist.config import OptimConfig, TrainConfig
 from vocdist.data.dataset import Batch
@@ -23,10 +22,11 @@ from vocdist.errors import SharedError, UserError
 from vocdist.training.accelerator import average_buffers, raise_together, running_statistics
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, load_training
-from vocdist.training.clock import StepClock
+from vocdist.training.clock import StepClock, gpu_memory
 from vocdist.training.evaluation import Evaluation, evaluate
 from vocdist.training.meter import LossMeter
 from vocdist.training.non_finite import NON_FINITE, FiniteGuard
+from vocdist.training.progress import ProgressLine
 from vocdist.training.run_report import RunReport
 from vocdist.training.schedule import lr_factor
 from vocdist.training.task import Task
@@ -66,6 +66,8 @@ class Trainer:
         self._epoch_losses = LossMeter(self.accelerator)
         self._recent_losses = LossMeter(self.accelerator)
         self._clock = StepClock()
+        self._progress = ProgressLine(shown=self.accelerator.is_main_process)
+        self._norm: Tensor | None = None
         self._steps_per_epoch = self.train_loader.steps_per_epoch()
         if not self._steps_per_epoch:
             raise UserError(
@@ -95,6 +97,7 @@ class Trainer:
         average_buffers(self.accelerator, self.model)
         batches = ahead_of_use(self.val_loader.evaluation(), self.accelerator.device)
         samples = len(self.val_loader.dataset)
+        batches = self._progress.measuring(batches, samples // self.accelerator.num_processes)
         return evaluate(self.task, self.model, batches, samples, self.accelerator)
 
     def train_epoch(self) -> None:
@@ -104,12 +107,13 @@ class Trainer:
         batches = self._clock.timed(ahead_of_use(parts, self.accelerator.device))
         self._prepare_step()
         self._clock.restart()
-        with self._progress_bar() as bar:
+        name = f"epoch {self.position.epoch + 1}/{self.train.epochs}"
+        with self._progress.epoch(name, steps=self._steps_per_epoch, done=self.position.step):
             for batch in batches:
                 self._forward_backward(batch)
                 if batch.ends_step:
                     self._optimizer_step(batch)
-                    bar.update()
+                    self._progress.step()
         self._guard.settle()
 
     def _forward_backward(self, batch: Batch) -> None:
@@ -124,7 +128,8 @@ class Trainer:
             meter.add(losses, batch.weights)
 
     def _optimizer_step(self, batch: Batch) -> None:
-        skipped = self._guard.take_step(self.position.global_step + 1, self._gradient_norm())
+        self._norm = self._gradient_norm()
+        skipped = self._guard.take_step(self.position.global_step + 1, self._norm)
         self.optimizer.zero_grad(set_to_none=True)
         for meter in (self._epoch_losses, self._recent_losses):
             meter.end_step(skipped)
@@ -170,15 +175,19 @@ class Trainer:
         means = self._recent_losses.means()
         self._recent_losses.reset()
         losses = {f"train/{name}": mean for name, mean in means.items()}
-        self.tracker.log(
-            {
-                "global_step": self.position.global_step,
-                "epoch": self.position.epoch + self.position.step / self._steps_per_epoch,
-                **losses,
-                "train/lr": self.optimizer.param_groups[0]["lr"],
-                **self._clock.read(),
-            }
-        )
+        norm = {} if self._norm is None else {"train/grad_norm": float(self._norm)}
+        row = {
+            "global_step": self.position.global_step,
+            "epoch": self.position.epoch + self.position.step / self._steps_per_epoch,
+            **losses,
+            "train/lr": self.optimizer.param_groups[0]["lr"],
+            **norm,
+            **self._clock.read(),
+            **gpu_memory(self.accelerator.device),
+        }
+        self.tracker.log(row)
+        left = self.train.epochs * self._steps_per_epoch - self.position.global_step
+        self._progress.tell(row, steps_left=left)
 
     def _end_epoch(self, metrics: dict[str, float], train_s: float, epoch_s: float) -> None:
         losses = self._epoch_losses.means()
@@ -194,8 +203,8 @@ class Trainer:
             {
                 "global_step": self.position.global_step,
                 "epoch": epoch,
-                **{f"epoch/{name}": mean for name, mean in losses.items()},
-                "epoch/skipped_steps": self._guard.skipped,
+                **{f"train/epoch_{name}": mean for name, mean in losses.items()},
+                "train/skipped_steps": self._guard.skipped,
                 **{f"val/{name}": value for name, value in metrics.items()},
                 "perf/train_s": train_s,
                 "perf/epoch_s": epoch_s,
@@ -243,14 +252,3 @@ class Trainer:
             "epoch_losses": self._epoch_losses.state_dict(),
             "recent_losses": self._recent_losses.state_dict(),
         }
-
-    def _progress_bar(self) -> "tqdm[Never]":
-        # disable=None: no bar where stderr is not a terminal.
-        return tqdm(
-            total=self._steps_per_epoch,
-            initial=self.position.step,
-            desc=f"epoch {self.position.epoch + 1}/{self.train.epochs}",
-            unit="step",
-            leave=False,
-            disable=None if self.accelerator.is_main_process else True,
-        )
