@@ -63,7 +63,9 @@ def test_every_way_to_be_left_out_has_its_reason(tmp_path, make_root, one_dog):
     assert pairing.reasons()["not_a_file"] == 2
     assert pairing.reasons().total() == len(pairing.left_out) == 11
     assert [item.path for item in pairing.left_out] == sorted(p.path for p in pairing.left_out)
-    assert all(item.detail for item in pairing.left_out)
+    details = {item.path.name: item.detail for item in pairing.left_out}
+    assert details["blind.xml"].endswith("in JPEGImages, but blind.png (not_jpeg)")
+    assert all(details.values())
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".JPG", ".Jpeg"])

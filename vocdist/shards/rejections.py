@@ -69,7 +69,8 @@ def check_share(rejections: Sequence[Rejection], accepted: int, max_rejected: fl
     ]
     problem = (
         f"{len(rejected):,} of {accepted + len(rejected):,} files ({share:.1%}) cannot be used, "
-        f"more than max_rejected={max_rejected:g}: mend them, or allow more with max_rejected="
+        f"more than max_rejected={max_rejected:g}: mend them, or allow more with "
+        f"max_rejected={min(1, share + 0.005):.2f}"
         if accepted
         else "no image with a usable annotation is left: nothing to convert"
     )

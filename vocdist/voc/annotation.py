@@ -183,9 +183,9 @@ def _coordinate(box: Element, tag: str, label: str, path: Path) -> int:
         # Some VOC2007 and VOC2012 files hold floats; the fraction is cut off, not rounded.
         value = int(float(text))
     except (ValueError, OverflowError) as error:  # OverflowError: int(inf)
-        raise AnnotationError(path, "bad_box", f"{label} has {tag}={text!r}") from error
+        raise AnnotationError(path, "bad_box", f"{label} has {tag}={text[:40]!r}") from error
     if abs(value) > MAX_COORDINATE:
-        raise AnnotationError(path, "bad_box", f"{label} has {tag}={text!r}")
+        raise AnnotationError(path, "bad_box", f"{label} has {tag}={text[:40]!r}")
     return value
 
 

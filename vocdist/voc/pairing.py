@@ -89,15 +89,21 @@ def match_files(root: Path, *, follow_links: bool = True) -> tuple[list[FilePair
     """
     xmls, left_out = _files_by_stem(root, "Annotations", XML_SUFFIXES, "not_xml", follow_links)
     images, others = _files_by_stem(root, "JPEGImages", JPEG_SUFFIXES, "not_jpeg", follow_links)
+    # The other half of a pair may be there, and left out for a reason of its own.
+    useless = {os.path.splitext(item.path.name)[0]: item for item in (*left_out, *others)}
     left_out += others
     pairs: list[FilePair] = []
     for stem in sorted(xmls):
         try:
-            pairs.append(_pair(root, stem, xmls[stem], images.get(stem, [])))
+            pairs.append(_pair(root, stem, xmls[stem], images.get(stem, []), useless.get(stem)))
         except AnnotationError as error:
             left_out.append(LeftOut(error.path, error.reason, error.detail))
     left_out += [
-        LeftOut(root / "JPEGImages" / name, "no_annotation", f"no {stem}.xml in Annotations")
+        LeftOut(
+            root / "JPEGImages" / name,
+            "no_annotation",
+            _lacking(f"no {stem}.xml in Annotations", useless.get(stem)),
+        )
         for stem in images.keys() - xmls.keys()
         for name in images[stem]
     ]
@@ -137,7 +143,7 @@ def _files_by_stem(
             problem = ("hidden_file", "the name starts with a dot")
         elif suffix.lower() not in suffixes:
             problem = (other_kind, f"the name does not end in {wanted}")
-        elif not entry.is_file():
+        elif not _is_file(entry):
             problem = ("not_a_file", "a folder, a device or a broken link")
         elif (
             not follow_links and entry.is_symlink() and not _leads_into(folder / entry.name, trees)
@@ -150,17 +156,31 @@ def _files_by_stem(
     return found, left_out
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
 def _leads_into(link: Path, trees: tuple[Path, ...]) -> bool:
     return any(link.resolve().is_relative_to(tree) for tree in trees)
 
 
-def _pair(root: Path, stem: str, xmls: list[str], images: list[str]) -> FilePair:
+def _lacking(what: str, useless: LeftOut | None) -> str:
+    return f"{what}, but {useless.path.name} ({useless.reason})" if useless else what
+
+
+def _pair(
+    root: Path, stem: str, xmls: list[str], images: list[str], useless: LeftOut | None
+) -> FilePair:
     xml = root / "Annotations" / xmls[0]
     # Two files may claim one stem by a different suffix; to choose would be to guess.
     if len(xmls) > 1:
         raise AnnotationError(xml, "duplicate_annotation", f"{xmls[1]} has the same stem")
     if not images:
-        raise AnnotationError(xml, "no_image", f"no {stem}.jpg or {stem}.jpeg in JPEGImages")
+        lacking = _lacking(f"no {stem}.jpg or {stem}.jpeg to use in JPEGImages", useless)
+        raise AnnotationError(xml, "no_image", lacking)
     if len(images) > 1:
         names = " and ".join(images)
         raise AnnotationError(xml, "duplicate_image", f"several images have this stem: {names}")
