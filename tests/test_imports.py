@@ -12,12 +12,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vocdist"
 
 # Leaves: any room may use them, they use none.
-LEAVES = {"errors", "atomic"}
+LEAVES = {"errors", "exits", "atomic"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "exits": set(),
     "atomic": set(),
     "remote": set(),
     "wandb_run": set(),
+    "wandb_offline": set(),
     "config": {"remote"},
     "config_file": set(),
     "config_help": set(),
@@ -30,7 +32,8 @@ ROOMS: dict[str, set[str]] = {
     "metrics": set(),
     "report": {"metrics", "voc"},
     "training": {
-        *("wandb_run", "config", "config_file", "remote", "voc", "shards", "data"),
+        *("wandb_run", "wandb_offline", "config", "config_file"),
+        *("remote", "voc", "shards", "data"),
         *("models", "rpn", "metrics", "report"),
     },
     "inference": {
@@ -41,7 +44,7 @@ ROOMS: dict[str, set[str]] = {
 # Libraries that a single place hides from the rest.
 HIDDEN = {
     "accelerate": "training/",
-    "wandb": "wandb_run.py",
+    "wandb": "wandb_",
     "webdataset": "shards/",
     "fsspec": "remote/",
     "tenacity": "remote/",

@@ -9,11 +9,16 @@ from typing import TypeVar
 
 from vocdist.config_file import load_config
 from vocdist.config_help import settings_help
-from vocdist.errors import SharedError, UserError
+from vocdist.errors import Interrupted, ProcessLost, SharedError, UserError
+from vocdist.exits import (
+    ABANDONED_EXIT,
+    INTERRUPTED_EXIT,
+    PROCESS_LOST_EXIT,
+    USER_ERROR_EXIT,
+    leave,
+)
 
 Config = TypeVar("Config")
-
-USER_ERROR_EXIT = 2
 
 
 def run_command(
@@ -47,8 +52,15 @@ def run_command(
         elif _ranks_have_met() and not isinstance(error, SharedError):
             print(f"error (rank {os.environ['RANK']}): {error}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR_EXIT)
+    except Interrupted as stop:
+        if is_main_process():
+            print(stop, file=sys.stderr, flush=True)
+        leave(INTERRUPTED_EXIT)
+    except ProcessLost as error:
+        print(f"error (rank {os.environ.get('RANK', 0)}): {error}", file=sys.stderr, flush=True)
+        leave(PROCESS_LOST_EXIT)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(ABANDONED_EXIT)
 
 
 def help_text(doc: str | None, settings: type | None, default: Path | None) -> str:

@@ -333,12 +333,16 @@ class RuntimeConfig:
             made it: for debugging, since it takes twice the time.
         mixed_precision: `fp32`, `bf16` or `fp16` (a GPU's only).
         channels_last: Keep images and convolution weights as NHWC in memory.
+        collective_timeout_s: Seconds after which a process that does not answer the others is
+            given up, and the run ends. Longer than any wait for data, than saving takes, and than
+            one process may compute features that are kept while the others wait.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     detect_anomaly: bool = False
     mixed_precision: Precision = "fp32"
     channels_last: bool = True
+    collective_timeout_s: Positive = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -7,3 +7,11 @@ class UserError(Exception):
 
 class SharedError(UserError):
     """One that all ranks raise together: the main process says it for all."""
+
+
+class Interrupted(Exception):  # noqa: N818 (it is not an error: all is saved)
+    """A run that was asked to stop has saved its position: start it again to go on."""
+
+
+class ProcessLost(Exception):  # noqa: N818 (named for what happened)
+    """Another process of the run has ended or cannot be reached; nothing more was saved."""

@@ -1,6 +1,6 @@
 """Weights & Biases: starting a run, and what goes into it besides rows.
 
-The one file that imports wandb. Trainings and conversions both use it, so it knows neither.
+Trainings and conversions both use it, so it knows neither.
 """
 
 import os
@@ -50,13 +50,22 @@ def start_run(
         return wandb.init(mode="offline", **options)
 
 
-def whereabouts(run: Run | None) -> str:
-    """One line for the user: where the run is, and how to upload it."""
+def whereabouts(run: Run | None, earlier: Sequence[Path] = ()) -> str:
+    """One line for the user: where the run is, and how to upload it, `earlier` folders included."""
     if run is None:
         return "W&B: disabled"
     if run.offline:
-        return f"W&B: offline (upload it with: wandb sync {run.settings.sync_dir})"
+        folder = Path(run.settings.sync_dir)
+        folders = [*(path for path in earlier if path.name != folder.name), folder]
+        return f"W&B: offline (upload it with: wandb sync {' '.join(map(str, folders))})"
     return f"W&B: {run.url}"
+
+
+def finish_run(run: Run, exit_code: int) -> None:
+    """End a run, and wait for all of it to be written."""
+    run.finish(exit_code=exit_code)
+    # Until W&B's own process has ended, the last rows may not be in its file.
+    wandb.teardown()
 
 
 def picture(path: Path) -> wandb.Image:

@@ -8,9 +8,11 @@ import torch
 from vocdist.config import RpnConfig
 from vocdist.config_file import load_config
 from vocdist.training.accelerator import build_accelerator, prepare
+from vocdist.training.agreement import Agreement
 from vocdist.training.build import build_loader, build_reader, build_task
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.loop import Trainer
+from vocdist.training.preemption import StopRequest
 from vocdist.training.tracking import NullTracker
 
 config = load_config(RpnConfig, None, sys.argv[2:])
@@ -29,6 +31,7 @@ trainer = Trainer(
     train_loader=loader,
     val_loader=loader,
     accelerator=accelerator,
+    agreement=Agreement(accelerator, StopRequest(has_peers=True), timeout_s=60),
     checkpoints=Checkpoints(Path("unused"), keep=1),
     tracker=NullTracker(),
     train=config.train,

@@ -1,6 +1,7 @@
 """Batches for one rank: the global order, cut down to this rank's parts, decoded ahead of use."""
 
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -210,6 +211,7 @@ class BatchLoader:
             # Its own: from torch's default generator it would take a number whenever it starts,
             # and a run that starts in mid-epoch would draw other dropout masks.
             generator=torch.Generator(),
+            worker_init_fn=_leave_stopping_to_the_main_process,
         )
         try:
             yield from loader
@@ -248,3 +250,13 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _leave_stopping_to_the_main_process(worker: int) -> None:
+    """Ignore what a scheduler or a launcher sends to all processes of a run at once.
+
+    The main process saves and leaves; a loader process that died of it first would be an error.
+    """
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -9,14 +10,16 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
     gather_object,
 )
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vocdist.config import RuntimeConfig
 from vocdist.data.loader import usable_cores
-from vocdist.errors import SharedError, UserError
+from vocdist.errors import ProcessLost, SharedError, UserError
+from vocdist.training.network import choose_interface
 
 Item = TypeVar("Item")
 
@@ -28,20 +31,34 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
 
     Raises:
         UserError: The device or the precision is not to be had here.
+        ProcessLost: The processes cannot reach each other.
     """
     use_cpu = _check_device(runtime)
+    choose_interface()
     try:
         accelerator = Accelerator(
             cpu=use_cpu,
             mixed_precision=_ACCELERATE_PRECISION[runtime.mixed_precision],
             # Running statistics are averaged when they are needed (`average_buffers`), not copied
             # from rank 0 at every step.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=runtime.collective_timeout_s)),
+            ],
             # The loop accumulates by weights; a launcher's setting must not divide them again.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         )
     except ValueError as error:
         raise UserError(f"accelerate refuses runtime.* or its launch config: {error}") from None
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise ProcessLost(
+            f"the processes of this run cannot reach each other [{reason}]: see that all hosts "
+            f"were started, that the first one's address and port are open to the others, and, "
+            f"where they share several networks, name one: GLOO_SOCKET_IFNAME=eth0"
+        ) from error
     if runtime.device not in ("auto", accelerator.device.type):
         raise UserError(
             f"runtime.device={runtime.device}, but the launch config chose "
@@ -134,3 +151,11 @@ def _check_world_size(accelerator: Accelerator) -> None:
             f"{_launched_processes()} processes were launched but each would train alone: pass "
             f"runtime.device=cpu, or one of the configs in configs/accelerate/"
         )
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error is a collective's: another rank has ended, or cannot be reached."""
+    # gloo raises a plain RuntimeError that names its source file.
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+    )

@@ -20,6 +20,7 @@ from vocdist.data.dataset import Batch
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import SharedError, UserError
 from vocdist.training.accelerator import average_buffers, raise_together, running_statistics
+from vocdist.training.agreement import Agreement
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, load_training
 from vocdist.training.clock import StepClock, gpu_memory
@@ -46,6 +47,7 @@ class Trainer:
     train_loader: BatchLoader
     val_loader: BatchLoader
     accelerator: Accelerator
+    agreement: Agreement
     checkpoints: Checkpoints
     tracker: Tracker
     train: TrainConfig
@@ -55,6 +57,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         """Start the meters at zero."""
+        self.saved: Position | None = None
         self._guard = FiniteGuard(
             self.accelerator,
             self.optimizer,
@@ -95,7 +98,8 @@ class Trainer:
     def measure(self) -> Evaluation:
         """Metrics of the weights as they are, over the whole val split (a collective)."""
         average_buffers(self.accelerator, self.model)
-        batches = ahead_of_use(self.val_loader.evaluation(), self.accelerator.device)
+        own = ahead_of_use(self.val_loader.evaluation(), self.accelerator.device)
+        batches = self.agreement.evaluation(own)
         samples = len(self.val_loader.dataset)
         batches = self._progress.measuring(batches, samples // self.accelerator.num_processes)
         return evaluate(self.task, self.model, batches, samples, self.accelerator)
@@ -104,7 +108,9 @@ class Trainer:
         """Train from the position to the end of its epoch."""
         self.model.train()
         parts = self.train_loader.training(self.position.epoch, start_step=self.position.step)
-        batches = self._clock.timed(ahead_of_use(parts, self.accelerator.device))
+        steps = self._steps_per_epoch - self.position.step
+        own = self._clock.timed(ahead_of_use(parts, self.accelerator.device))
+        batches = self.agreement.training(own, steps)
         self._prepare_step()
         self._clock.restart()
         name = f"epoch {self.position.epoch + 1}/{self.train.epochs}"
@@ -220,6 +226,7 @@ class Trainer:
     def save(self, *, best: bool) -> None:
         """Save the position and all that training goes on from (a collective)."""
         self._guard.settle()
+        self.saved = self.position
         average_buffers(self.accelerator, self.model)
         for meter in (self._epoch_losses, self._recent_losses):
             meter.synchronize()
@@ -232,8 +239,15 @@ class Trainer:
                 failure = str(error)
         raise_together(self.accelerator, failure)
 
+    def save_for_a_stop(self) -> None:
+        """Save what is not saved yet (a collective)."""
+        # Of a finished training the model by now holds the best weights, not the last.
+        if self.saved != self.position:
+            self.save(best=False)
+
     def restore(self, checkpoint: Path) -> None:
         """Go on from a saved position; call on every rank."""
+        self.saved = self.position
         load_model(self.task.model, checkpoint / WEIGHTS)
         training = load_training(checkpoint)
         self.optimizer.load_state_dict(training["optimizer"])

@@ -19,6 +19,7 @@ from vocdist.report.overlays import contact_sheet
 from vocdist.shards.manifest import describe_splits
 from vocdist.shards.reader import ShardReader
 from vocdist.training.accelerator import build_accelerator, prepare
+from vocdist.training.agreement import Agreement
 from vocdist.training.build import (
     TaskConfig,
     build_loader,
@@ -28,12 +29,14 @@ from vocdist.training.build import (
 )
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, read_metadata, save_weights
+from vocdist.training.ending import run_to_the_end
 from vocdist.training.environment import ENVIRONMENT, describe_environment, note_start
 from vocdist.training.evaluation import evaluate
 from vocdist.training.failures import explained, leaving_together
 from vocdist.training.loading import split_loader
 from vocdist.training.loop import Trainer
 from vocdist.training.overlays import proposal_overlays
+from vocdist.training.preemption import StopRequest
 from vocdist.training.rpn_task import RpnTask
 from vocdist.training.run_folder import (
     CHECKPOINTS,
@@ -68,6 +71,8 @@ def train(config: TaskConfig) -> dict[str, float]:
 
     Raises:
         UserError: Something the user can mend; it is looked for before any process group forms.
+        Interrupted: Asked to stop, it has saved its position.
+        ProcessLost: Another process has ended or cannot be reached.
     """
     readers = Readers(build_reader(config, "train"), build_reader(config, "val"))
     readers.train.check_cache(config.data.shuffle_shards)
@@ -91,6 +96,7 @@ def train(config: TaskConfig) -> dict[str, float]:
         prepare_folder(config, checkpoints, start)
         found = describe_environment(accelerator.device, accelerator.num_processes)
         note_start(config.run.dir / ENVIRONMENT, found)
+    stop = StopRequest(has_peers=accelerator.num_processes > 1)
     with (
         leaving_together(accelerator),
         _tracker(config, accelerator, position.wandb_run_id) as tracker,
@@ -100,14 +106,18 @@ def train(config: TaskConfig) -> dict[str, float]:
         if start.checkpoint:
             # Before the loaders are made: features to keep come from the frozen layers.
             load_model(task.model, start.checkpoint / WEIGHTS)
-        trainer = build_trainer(config, task, readers, accelerator, checkpoints, tracker, position)
+        trainer = build_trainer(
+            config, task, readers, accelerator, checkpoints, tracker, position, stop=stop
+        )
         if start.checkpoint:
             trainer.restore(start.checkpoint)
             accelerator.print(
                 f"going on from {start.checkpoint}: epoch {position.epoch + 1}, "
                 f"step {position.step}"
             )
-        return _fit(config, trainer)
+        # Until here there is nothing to save, and a signal may end the process.
+        with stop:
+            return run_to_the_end(trainer, stop, config.run.dir, lambda: _fit(config, trainer))
 
 
 def evaluate_run(run_dir: Path, overrides: list[str]) -> tuple[TaskConfig, dict[str, float]]:
@@ -166,8 +176,14 @@ def build_trainer(
     checkpoints: Checkpoints,
     tracker: Tracker,
     position: Position,
+    *,
+    stop: StopRequest | None = None,
 ) -> Trainer:
-    """All parts of a training, ready to go; the model is prepared in place."""
+    """All parts of a training, ready to go; the model is prepared in place.
+
+    Without a `stop` the training cannot be asked to stop.
+    """
+    stop = stop or StopRequest(has_peers=accelerator.num_processes > 1)
     torch.autograd.set_detect_anomaly(config.runtime.detect_anomaly)
     lay_out(config, task, accelerator)
     learning = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
@@ -188,6 +204,7 @@ def build_trainer(
         train_loader=split_loader(config, task, readers.train, accelerator, training=True),
         val_loader=split_loader(config, task, readers.val, accelerator, training=False),
         accelerator=accelerator,
+        agreement=Agreement(accelerator, stop, config.runtime.collective_timeout_s),
         checkpoints=checkpoints,
         tracker=tracker,
         train=config.train,

@@ -12,7 +12,7 @@ from vocdist.config_file import config_differences, load_config, read_yaml, save
 from vocdist.errors import UserError
 from vocdist.training.checkpoint import Checkpoints, Position, load_position
 from vocdist.training.checkpoint_files import STATE, WEIGHTS, damage
-from vocdist.training.tracking import drop_rows_after
+from vocdist.training.tracking import drop_rows_after, remembered_run_id
 
 Config = TypeVar("Config", ClassifierConfig, RpnConfig)
 
@@ -26,6 +26,7 @@ FREE_TO_CHANGE = (
     "run",
     "runtime.device",
     "runtime.detect_anomaly",
+    "runtime.collective_timeout_s",
     "tracking",
     "data.num_workers",
     "data.cache_dir",
@@ -134,7 +135,11 @@ def plan_start(
         )
     chosen = last if resume in ("auto", "never") else _named_checkpoint(resume, checkpoints)
     if chosen is None:
-        return Start(first)
+        begun = begun_config(type(config), config.run.dir)
+        same = begun and not config_differences(begun, config, FREE_TO_CHANGE)
+        # Killed before its first checkpoint: the same rows come again, for the same W&B run.
+        run_id = remembered_run_id(config.run.dir) if same else None
+        return Start(replace(first, wandb_run_id=run_id))
     position = load_position(chosen)
     if position.manifest_hash != manifest_hash:
         raise UserError(

@@ -1,16 +1,31 @@
-"""Where a run's numbers go: `metrics.jsonl` always, Weights & Biases as configured."""
+"""Where a run's numbers go: `metrics.jsonl` always, Weights & Biases as configured.
+
+A run that was killed and goes on makes the rows behind its last checkpoint again. The file forgets
+them first. W&B cannot forget, so a row's own W&B step is computed from its position: what W&B holds
+already is not sent again, and what a killed W&B lost is sent from the file.
+"""
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
 from vocdist.atomic import replaced_when_done
-from vocdist.wandb_run import picture, start_run, whereabouts
+from vocdist.errors import Interrupted, ProcessLost
+from vocdist.wandb_offline import OfflineRun, offline_runs
+from vocdist.wandb_run import finish_run, picture, start_run, whereabouts
 
 METRICS = "metrics.jsonl"
+RUN_ID = "wandb/run-id"
+
+# Rows that one step may have in W&B: its own, its epoch's, the pictures at the end.
+_ROWS_PER_STEP = 3
+_EPOCH_ROW, _PICTURES_ROW = 1, 2
+# An interrupted run leaves within seconds, be the upload complete or not.
+_LAST_UPLOAD_S = 10
 
 
 class Tracker:
@@ -34,6 +49,7 @@ class Tracker:
         run_id: str | None = None,
     ) -> None:
         """Open the file and, unless disabled, start the W&B run."""
+        self._run_dir = run_dir
         self._file = (run_dir / METRICS).open("a", encoding="utf-8")
         self._run = start_run(
             mode,
@@ -45,9 +61,14 @@ class Tracker:
         )
         if self._run is None:
             return
-        # W&B drops rows whose own step is below the last one: plot against ours instead.
+        remember_run_id(run_dir, self._run.id)
+        # W&B's own step only tells rows apart: plot against ours instead.
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")
+        self._next_step = self._run.starting_step
+        if self._run.offline:
+            self._next_step = max((run.next_step for run in self._offline_runs()), default=0)
+        self._send_what_was_lost()
 
     @property
     def run_id(self) -> str | None:
@@ -57,20 +78,38 @@ class Tracker:
     @property
     def whereabouts(self) -> str:
         """One line for the user: where the W&B run is, and how to upload it."""
-        return whereabouts(self._run)
+        if self._run is None or not self._run.offline:
+            return whereabouts(self._run)
+        return whereabouts(self._run, [run.folder for run in self._offline_runs()])
 
     def log(self, row: Mapping[str, float | int]) -> None:
         """Write one row; it must hold `global_step`."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if self._run:
-            self._run.log(dict(row))
+        self._send(row)
 
     def log_pictures(self, pictures: Mapping[str, Path], global_step: int) -> None:
         """Send picture files to W&B."""
         if self._run:
             images = {name: picture(path) for name, path in pictures.items()}
-            self._run.log({**images, "global_step": global_step})
+            self._send({**images, "global_step": global_step}, _PICTURES_ROW)
+
+    def _offline_runs(self) -> list[OfflineRun]:
+        """This run's folders, of all its starts."""
+        return offline_runs(self._run_dir, self._run.id) if self._run else []
+
+    def _send(self, row: Mapping[str, Any], place: int = 0) -> None:
+        """Give W&B a row that it does not hold yet."""
+        if any(name.startswith("val/") for name in row):
+            place = _EPOCH_ROW
+        step = row["global_step"] * _ROWS_PER_STEP + place
+        if self._run and step >= self._next_step:
+            self._run.log(dict(row), step=step, commit=True)
+
+    def _send_what_was_lost(self) -> None:
+        """Rows are in the file at once, in W&B a while later: a kill may have come between."""
+        for line in (self._run_dir / METRICS).read_text(encoding="utf-8").splitlines():
+            self._send(json.loads(line))
 
     def __enter__(self) -> Self:
         """For `with`."""
@@ -82,15 +121,22 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close both, marking the W&B run as failed after an exception."""
+        """Close both, marking the W&B run as preempted or failed after an exception."""
         try:
             self._file.close()
         except OSError:
             # On a full disk what could not be written before cannot be now.
             if error is None:
                 raise
-        if self._run:
-            self._run.finish(exit_code=0 if error is None else 1)
+        if self._run is None:
+            return
+        if not isinstance(error, Interrupted | ProcessLost):
+            finish_run(self._run, exit_code=0 if error is None else 1)
+            return
+        self._run.mark_preempting()
+        last = Thread(target=finish_run, args=(self._run, 1), daemon=True)
+        last.start()
+        last.join(_LAST_UPLOAD_S)
 
 
 class NullTracker(Tracker):
@@ -117,3 +163,17 @@ def drop_rows_after(run_dir: Path, global_step: int) -> None:
             kept.append(line + "\n")
     with replaced_when_done(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def remember_run_id(run_dir: Path, run_id: str) -> None:
+    """Keep the W&B run's id for a start that finds no checkpoint, which would hold it."""
+    path = run_dir / RUN_ID
+    path.parent.mkdir(exist_ok=True)
+    with replaced_when_done(path) as temporary:
+        temporary.write_text(run_id + "\n", encoding="utf-8")
+
+
+def remembered_run_id(run_dir: Path) -> str | None:
+    """What `remember_run_id` kept; None without."""
+    path = run_dir / RUN_ID
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None

@@ -1,0 +1,85 @@
+"""How a run ends: finished, interrupted, alone or failed, and `status.json`, which says so.
+
+Exit codes do not come through `accelerate launch` (whatever the script says, it says 1), so whoever
+starts runs again reads the file.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from vocdist.atomic import replaced_when_done
+from vocdist.errors import Interrupted, ProcessLost
+from vocdist.training.accelerator import is_lost_process
+from vocdist.training.agreement import StopAgreed
+from vocdist.training.loop import Trainer
+from vocdist.training.preemption import StopRequest
+
+STATUS = "status.json"
+
+# `running` without a process: it was killed. All but `failed` and `finished` call for a restart.
+State = Literal["running", "interrupted", "lost", "failed", "finished"]
+
+
+def run_to_the_end(
+    trainer: Trainer, stop: StopRequest, run_dir: Path, work: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """Do the `work` of a run, on every rank, and leave its status in the run folder.
+
+    Raises:
+        Interrupted: Asked to stop, the run has saved its position.
+        ProcessLost: Another rank has ended or does not answer.
+    """
+    status = _Status(trainer, run_dir)
+    status.write("running")
+    try:
+        try:
+            results = work()
+        except StopAgreed:
+            trainer.save_for_a_stop()
+            status.write("interrupted", stop.reason)
+            raise Interrupted(
+                f"interrupted at step {trainer.position.global_step} by {stop.reason}, and saved: "
+                f"start it again to go on"
+            ) from None
+    except Interrupted:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if is_lost_process(error):
+            status.write("lost", reason)
+            raise ProcessLost(
+                f"another process of this run has ended or does not answer (if it said why, it "
+                f"stands above): start the run again to go on from its last checkpoint [{reason}]"
+            ) from error
+        status.write("failed", reason)
+        raise
+    status.write("finished")
+    return results
+
+
+class _Status:
+    """Writes `status.json`, on one process."""
+
+    def __init__(self, trainer: Trainer, run_dir: Path) -> None:
+        self._trainer = trainer
+        self._path = run_dir / STATUS
+
+    def write(self, state: State, reason: str | None = None) -> None:
+        if not self._trainer.accelerator.is_main_process:
+            return
+        position = self._trainer.position
+        saved = self._trainer.saved
+        status = {
+            "state": state,
+            "epoch": position.epoch,
+            "step": position.step,
+            "global_step": position.global_step,
+            "saved_step": saved.global_step if saved else None,
+            "reason": reason,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        with replaced_when_done(self._path) as temporary:
+            temporary.write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
