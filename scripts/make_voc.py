@@ -1,6 +1,7 @@
 """Lay the export of LabelImg, CVAT or Roboflow out as the VOC tree that make_shards.py reads.
 
   python scripts/make_voc.py path/to/export data/mine
+  python scripts/make_voc.py ~/Downloads/helmets.v3.voc data/helmets
 
 Usage: make_voc.py EXPORT FOLDER. The export is left as it is; images other than JPEG are stored as
 JPEG in the new tree. Ends with the command that converts it, its class names filled in.

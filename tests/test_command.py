@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
-from vocdist.command import run_command, split_arguments, take_option
+from vocdist.command import config_from_arguments, run_command, split_arguments, take_option
+from vocdist.config import ClassifierConfig
 from vocdist.errors import UserError
 
 
@@ -81,3 +84,19 @@ def test_debug_adds_the_traceback_and_is_no_argument(
         error = capsys.readouterr().err
         assert "Traceback" in error and error.endswith("\nerror: a.yaml: do this\n")
     assert seen == [["a.yaml"], ["a.yaml", "--debug"]]
+
+
+def test_the_default_config_is_found_from_any_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "repo" / "scripts" / "train.py"
+    (tmp_path / "repo" / "configs").mkdir(parents=True)
+    (tmp_path / "repo" / "configs" / "a.yaml").write_text("train: {epochs: 5}")
+    monkeypatch.setattr("sys.argv", [str(script)])
+    monkeypatch.chdir(tmp_path)
+    default = Path("configs/a.yaml")
+    assert config_from_arguments(ClassifierConfig, [], default).train.epochs == 5
+    # What lies in the present folder goes first.
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "a.yaml").write_text("train: {epochs: 6}")
+    assert config_from_arguments(ClassifierConfig, [], default).train.epochs == 6

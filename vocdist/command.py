@@ -68,9 +68,9 @@ def help_text(doc: str | None, settings: type | None, default: Path | None) -> s
     text = (doc or "").strip()
     if settings is None:
         return text
-    # Elsewhere than in the repository there is no such file: the types' own defaults are shown.
-    found = default is not None and default.is_file()
-    values = load_config(settings, default) if found else None
+    # Without the repository there is no such file: the types' own defaults are shown.
+    found = default is not None and _present(default).is_file()
+    values = load_config(settings, _present(default)) if found and default else None
     origin = f"; shown are the values of {default}" if found else ""
     return f"{text}\n\nSettings{origin}:\n{settings_help(settings, values)}"
 
@@ -85,7 +85,7 @@ def config_from_arguments(
 ) -> Config:
     """`[CONFIG.yaml] [section.key=value ...]` -> config; `default` is used without a file."""
     path, overrides = split_arguments(arguments)
-    return load_config(config_type, Path(path) if path else default, overrides)
+    return load_config(config_type, Path(path) if path else _present(default), overrides)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -133,6 +133,12 @@ def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[s
         if argument.startswith(f"{name}="):
             return argument.partition("=")[2], rest[:i] + rest[i + 1 :]
     return None, rest
+
+
+def _present(default: Path) -> Path:
+    """The file in this folder, else that of the repository in whose scripts/ the command lies."""
+    beside = Path(sys.argv[0]).absolute().parent.parent / default
+    return beside if beside.is_file() and not default.is_file() else default
 
 
 def _ranks_have_met() -> bool:

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -5,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import vocdist
 from vocdist import Classifier, RegionProposalNetwork, ShardDataset, UserError, load_manifest
 from vocdist.inference.batches import input_batches
+from vocdist.inference.model_card import metadata_of
 from vocdist.inference.trained import load_trained
 from vocdist.shards.reader import ShardReader
 from vocdist.training.build import build_loader, build_reader
+from vocdist.training.checkpoint_files import read_metadata
 from vocdist.training.classifier_task import ClassifierTask
 from vocdist.training.rpn_task import RpnTask
 from vocdist.training.run import load_task
@@ -99,7 +103,8 @@ def test_predictions_are_those_of_the_evaluation(
         row = [prediction.scores[name] for name in classifier.classes]
         np.testing.assert_allclose(row, evaluated[index], atol=1e-5)
         assert list(prediction.scores.values()) == sorted(row, reverse=True)
-        assert set(prediction.present) == {n for n, s in prediction.scores.items() if s >= 0.5}
+        reached = {n for n, s in prediction.scores.items() if s >= classifier.thresholds[n]}
+        assert set(prediction.present) == reached
 
 
 def test_proposals_are_those_of_the_evaluation(
@@ -169,6 +174,19 @@ def test_the_weights_file_alone_is_enough(
     np.testing.assert_array_equal(
         boxes.propose(val_files[0])[0].boxes, proposer.propose(val_files[0])[0].boxes
     )
+
+
+def test_thresholds_of_the_classes_travel_with_the_weights(
+    classifier: Classifier, classifier_run: Path, val_files: list[Path], tmp_path: Path
+) -> None:
+    chosen = [0.0 if i % 2 else 1.0 for i in range(len(classifier.classes))]
+    weights = classifier_run / "model.safetensors"
+    metadata = read_metadata(weights) | {"thresholds": json.dumps(chosen)}
+    save_file(load_file(weights), tmp_path / "chosen.safetensors", metadata)
+    loaded = Classifier.load(tmp_path / "chosen.safetensors", device="cpu")
+    assert [loaded.thresholds[name] for name in loaded.classes] == chosen
+    assert set(loaded.predict(val_files[0])[0].present) == set(classifier.classes[1::2])
+    assert json.loads(metadata_of(loaded.trained)["thresholds"]) == chosen
 
 
 def test_a_run_that_still_trains_has_its_best_checkpoint(

@@ -18,14 +18,17 @@ _FIGURES = ("mAP", "macro_f1", "sample_f1", "recall50@50", "recall50@200", "AR@2
 
 def metadata_of(trained: Trained) -> dict[str, str]:
     """What every exported file carries: texts, and JSON of what programs read."""
-    return {
+    metadata = {
         "task": trained.config.task,
         "classes": json.dumps(trained.classes),
         "config": json.dumps(portable_settings(trained.config)),
         "preprocessing": preprocessing(trained.config),
         "postprocessing": postprocessing(trained.config),
-        "thresholds": json.dumps(dict(trained.thresholds)),
     }
+    if trained.thresholds:
+        numbers = [trained.thresholds[name] for name in trained.classes]
+        metadata["thresholds"] = json.dumps(numbers)
+    return metadata
 
 
 def portable_settings(config: TaskConfig) -> dict[str, Any]:

@@ -62,7 +62,9 @@ def load_trained(source: str | Path, device: str = "auto") -> Trained:
     # MPS has computed wrong convolutions in NHWC: not there until it is shown right.
     set_channels_last(task.model, config.runtime.channels_last and target.type != "mps")
     view = evaluation_view(config, len(classes))
-    thresholds = json.loads(metadata.get("thresholds", "{}"))
+    # One number for each class, where the run chose some.
+    numbers = json.loads(metadata.get("thresholds", "[]"))
+    thresholds = dict(zip(classes, numbers, strict=bool(numbers)))
     return Trained(weights, config, classes, task, view, target, thresholds)
 
 
