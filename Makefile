@@ -68,6 +68,6 @@ constraints: install ## Pin the newest versions of all dependencies in constrain
 	  --output-file constraints.txt pyproject.toml
 
 clean: ## Remove caches and what `make demo` made; .venv and your own runs stay
-	@rm -rf data/demo shards/demo runs/demo-classifier runs/demo-rpn build
+	@rm -rf data/demo shards/demo runs/demo-classifier runs/demo-rpn cache/features build
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	@find vocdist scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

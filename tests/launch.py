@@ -23,7 +23,9 @@ CLASSIFIER = [
     "data.num_workers=0",
 ]
 RPN = [
+    "model.strides=[32]",
     "model.scales=[[16, 32]]",
+    "features.cache=false",
     "input.short_side=64",
     "input.long_side=96",
     "train.epochs=1",

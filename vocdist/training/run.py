@@ -31,7 +31,7 @@ from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, read_metadata, save_weights
 from vocdist.training.ending import run_to_the_end
 from vocdist.training.environment import ENVIRONMENT, describe_environment, note_start
-from vocdist.training.evaluation import evaluate
+from vocdist.training.evaluation import Evaluation, evaluate
 from vocdist.training.failures import explained, leaving_together
 from vocdist.training.loading import split_loader
 from vocdist.training.loop import Trainer
@@ -60,6 +60,14 @@ class Readers(NamedTuple):
 
     train: ShardReader
     val: ShardReader
+
+
+class MeasuredRun(NamedTuple):
+    """A run, measured on the val split of a reader."""
+
+    config: TaskConfig
+    evaluation: Evaluation
+    reader: ShardReader
 
 
 # Val images in the picture of proposals at the end of a run.
@@ -126,6 +134,12 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> tuple[TaskConfig, dict[
     Raises:
         UserError: The folder is not a run, or its shards are gone.
     """
+    run = measure_run(run_dir, overrides)
+    return run.config, run.evaluation.metrics
+
+
+def measure_run(run_dir: Path, overrides: list[str]) -> MeasuredRun:
+    """As `evaluate_run`, with the record of each sample."""
     config = load_run_config(run_dir, overrides)
     accelerator = build_accelerator(config.runtime)
     task = load_task(config, run_dir)
@@ -133,7 +147,8 @@ def evaluate_run(run_dir: Path, overrides: list[str]) -> tuple[TaskConfig, dict[
     model = accelerator.prepare_model(task.model, evaluation_mode=True)
     loader = split_loader(config, task, build_reader(config, "val"), accelerator, training=False)
     batches = ahead_of_use(loader.evaluation(), accelerator.device)
-    return config, evaluate(task, model, batches, len(loader.dataset), accelerator).metrics
+    evaluation = evaluate(task, model, batches, len(loader.dataset), accelerator)
+    return MeasuredRun(config, evaluation, loader.dataset.reader)
 
 
 def load_task(config: TaskConfig, run_dir: Path) -> Task:
