@@ -1,6 +1,7 @@
 """Several processes on one cache, and processes that are killed."""
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from fault_server import FaultServer
 
 from vocdist.remote.cache import CachedFolder, CacheRule, RemoteFile
+from vocdist.remote.lock import locked
 from vocdist.shards.manifest import load_manifest
 from vocdist.shards.reader import ShardReader
 
@@ -92,6 +94,28 @@ def test_a_killed_reader_does_not_hold_its_shard(demo_shards: Path, tmp_path: Pa
             assert {p.name for p in cached.folder.glob("*.tar")} == {other.name}
 
 
+def test_a_child_that_is_forked_meanwhile_does_not_keep_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    awake, tell = os.pipe()
+    with locked(path, create=True) as held:
+        assert held is not None
+        child = os.fork()
+        if not child:
+            os.write(tell, b"x")
+            time.sleep(600)
+            os._exit(0)
+    try:
+        assert os.read(awake, 1) == b"x"
+        with locked(path, wait=False) as again:
+            assert again is not None, "the child holds it"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(awake)
+        os.close(tell)
+
+
+@pytest.mark.slow
 def test_processes_share_a_cache_that_holds_one_shard(
     demo_shards: Path, tmp_path: Path, expected: str
 ) -> None:

@@ -3,8 +3,13 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+# Open in this process now. A lock belongs to whoever has the descriptor, so a child that another
+# thread forks meanwhile would hold it for as long as it lives.
+_held: set[int] = set()
 
 
 @contextmanager
@@ -16,12 +21,14 @@ def locked(
     None when there is no such file (and it is not to be created), when it lost its name before it
     could be locked, or, unless it is waited for, when another holds it.
     """
+    _let_go_in_children()
     flags = os.O_RDWR | (os.O_CREAT if create else 0)
     try:
         descriptor = os.open(path, flags, 0o644)
     except FileNotFoundError:
         yield None
         return
+    _held.add(descriptor)
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
@@ -31,6 +38,7 @@ def locked(
             return
         yield descriptor if _has_name(path, descriptor) else None
     finally:
+        _held.discard(descriptor)
         os.close(descriptor)
 
 
@@ -39,3 +47,14 @@ def _has_name(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+@cache
+def _let_go_in_children() -> None:
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def _let_go() -> None:
+    while _held:
+        with suppress(OSError):
+            os.close(_held.pop())

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,8 +12,9 @@ from tqdm import tqdm
 
 from vocdist.atomic import TEMPORARY_SUFFIX
 from vocdist.errors import UserError
-from vocdist.remote.download import read_on
+from vocdist.remote.download import read_on, read_whole
 from vocdist.remote.location import Location, is_url, join
+from vocdist.remote.retry import NotThereError
 from vocdist.remote.upload import list_names, object_facts
 from vocdist.shards.claim import LOCK_NAME
 from vocdist.shards.engine import run_tasks
@@ -102,11 +104,15 @@ def check_remote_shard(
     """Download one tar and its index, and look at them; a unit of work for a worker process."""
     with TemporaryDirectory(prefix="vocdist-verify-") as temporary:
         folder = Path(temporary)
-        for name in (record.name, index_path(Path(record.name)).name):
-            facts = object_facts(join(url, name))
-            if facts is not None:
-                with (folder / name).open("w+b") as stream:
-                    read_on(join(url, name), stream.fileno(), int(facts["size"]))
+        index = index_path(folder / record.name)
+        with suppress(NotThereError):
+            index.write_bytes(read_whole(join(url, index.name)))
+        facts = object_facts(join(url, record.name))
+        if facts is not None:
+            # Some web servers do not say how long a file is.
+            size = int(facts["size"]) if facts["size"].isdecimal() else record.bytes
+            with (folder / record.name).open("w+b") as stream:
+                read_on(join(url, record.name), stream.fileno(), size)
         return check_shard(folder, record, classes, fast)
 
 
