@@ -173,10 +173,13 @@ def test_phases_are_told_apart() -> None:
 
 def test_a_debug_run_differs_in_size_alone(tmp_path: Path) -> None:
     config = classifier(tmp_path, tmp_path / "run", "train.epochs=9", "data.limit_val=3")
-    small = smaller(config)
+    small = smaller(config, on_cpu=True)
     assert small.run.dir == tmp_path / "run-debug"
     assert (small.data.limit_train, small.data.limit_val, small.train.epochs) == (12, 3, 2)
     assert small.runtime.detect_anomaly and small.input == config.input
+    large = classifier(tmp_path, tmp_path / "run", "train.global_batch=64")
+    assert smaller(large, on_cpu=False).train.global_batch == 64
+    assert smaller(large, on_cpu=True).train.global_batch == 16
 
 
 def test_a_debug_run_does_everything(demo_shards: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from vocdist.config import RpnConfig
 from vocdist.errors import UserError
 from vocdist.training.accelerator import build_accelerator
 from vocdist.training.build import TaskConfig
@@ -14,6 +15,8 @@ from vocdist.training.run import train
 from vocdist.training.run_folder import CHECKPOINTS, FINAL_WEIGHTS
 
 EPOCHS, STEPS_PER_EPOCH = 2, 2
+# Images of an evaluation, and of a CPU's step: the RPN's are twenty times as large.
+FEW_LARGE, FEW_SMALL = 4, 16
 # Its presence says that a folder may be deleted by the next `--debug`.
 _MARKER = ".made-by-debug"
 
@@ -27,9 +30,9 @@ def debug_run(config: TaskConfig) -> None:
     Raises:
         UserError: The folder holds something else.
     """
-    small = smaller(config)
+    accelerator = build_accelerator(config.runtime)
+    small = smaller(config, on_cpu=accelerator.device.type == "cpu")
     run_dir = small.run.dir
-    accelerator = build_accelerator(small.runtime)
     if accelerator.is_main_process:
         _make_room(run_dir)
     accelerator.wait_for_everyone()
@@ -56,19 +59,29 @@ def debug_run(config: TaskConfig) -> None:
     say(f"{run_dir} holds {left}")
 
 
-def smaller(config: TaskConfig) -> TaskConfig:
-    """The settings of a debug run: the same, but for how much and where."""
-    train_config = config.train
-    train_samples = STEPS_PER_EPOCH * train_config.global_batch
-    limits = (config.data.limit_train or train_samples, config.data.limit_val or 8)
+def smaller(config: TaskConfig, *, on_cpu: bool) -> TaskConfig:
+    """The settings of a debug run: the same, but for how much and where.
+
+    A GPU gets the real batch, which may be too large for its memory; a CPU one that it can do.
+    """
+    few = FEW_LARGE if isinstance(config, RpnConfig) else FEW_SMALL
+    batch = min(config.train.global_batch, few) if on_cpu else config.train.global_batch
+    samples = STEPS_PER_EPOCH * batch
+    limit_train = min(config.data.limit_train or samples, samples)
     return replace(
         config,
         run=replace(config.run, dir=config.run.dir.with_name(config.run.dir.name + "-debug")),
         data=replace(
-            config.data, limit_train=min(limits[0], train_samples), limit_val=min(limits[1], 8)
+            config.data, limit_train=limit_train, limit_val=min(config.data.limit_val or few, few)
         ),
         train=replace(
-            train_config, epochs=EPOCHS, log_every=1, save_every=1, keep=9, resume="auto"
+            config.train,
+            epochs=EPOCHS,
+            global_batch=batch,
+            log_every=1,
+            save_every=1,
+            keep=9,
+            resume="auto",
         ),
         runtime=replace(config.runtime, detect_anomaly=True),
         tracking=replace(config.tracking, wandb="disabled"),
