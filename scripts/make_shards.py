@@ -23,8 +23,9 @@ from vocdist.config import ShardsConfig
 from vocdist.config_file import plain_config
 from vocdist.data.boxes import rows_to_xyxy
 from vocdist.remote.cache import default_cache
-from vocdist.remote.location import join, last_part
+from vocdist.remote.location import last_part
 from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
+from vocdist.shards.artifact import data_set_entry
 from vocdist.shards.convert import claimed_output, convert
 from vocdist.shards.manifest import MANIFEST_NAME, Manifest, SplitRule, load_manifest, save_manifest
 from vocdist.shards.plan import plan_hash, plan_shards
@@ -154,10 +155,8 @@ def draw_pictures(folder: Path) -> None:
 def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -> str:
     """Log the data set as an artifact; returns where the W&B run is."""
     # Imported here, as wandb takes a second too.
-    from vocdist.wandb_run import log_data_set, start_run, whereabouts
+    from vocdist.wandb_run import data_set, picture, start_run, whereabouts
 
-    local = output if isinstance(output, Path) else None
-    url = local.absolute().as_uri() if local else str(output)
     run = start_run(
         config.tracking.wandb,
         project=config.tracking.project,
@@ -167,22 +166,22 @@ def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -
     )
     if run is None:
         return whereabouts(run)
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    entry = data_set_entry(manifest, output)
     with run, TemporaryDirectory() as folder:
         # Of remote shards nothing else is left on this machine.
         save_manifest(manifest, Path(folder))
-        pictures = [local / name for name in (STATISTICS, SHEET)] if local else []
-        log_data_set(
-            run,
+        artifact = data_set(
             manifest.name,
-            files=[Path(folder) / MANIFEST_NAME, *(path for path in pictures if path.exists())],
-            references={shard.name: join(url, shard.name) for shard in shards},
-            metadata={
-                "classes": list(manifest.classes),
-                "images": {name: split.samples for name, split in manifest.splits.items()},
-                "boxes": {name: split.objects for name, split in manifest.splits.items()},
-            },
+            manifest=Path(folder) / MANIFEST_NAME,
+            references=entry.references,
+            metadata=entry.metadata,
         )
+        run.log_artifact(artifact)
+        # Beside the artifact: it is to be the same for all who read the same shards.
+        names = (STATISTICS, SHEET) if isinstance(output, Path) else ()
+        pictures = {name: Path(output) / name for name in names}
+        if any(path.exists() for path in pictures.values()):
+            run.log({name: picture(path) for name, path in pictures.items() if path.exists()})
     return whereabouts(run)
 
 

@@ -6,10 +6,14 @@ Trainings and conversions both use it, so it knows neither.
 import os
 import re
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import wandb
+from numpy.typing import NDArray
+from PIL import Image
 
 Run = wandb.Run
 
@@ -73,29 +77,98 @@ def picture(path: Path) -> wandb.Image:
     return wandb.Image(str(path))
 
 
-def log_data_set(
-    run: Run,
-    name: str,
-    *,
-    files: Sequence[Path],
-    references: Mapping[str, str],
-    metadata: Mapping[str, Any],
-) -> None:
-    """Log an artifact of type `dataset`.
+def data_set(
+    name: str, *, manifest: Path, references: Mapping[str, str], metadata: Mapping[str, Any]
+) -> wandb.Artifact:
+    """An artifact of type `dataset`; the same content is the same version, whoever logs it.
 
     Args:
-        run: Which logs it.
-        name: Of the artifact; what W&B does not take in a name becomes `-`.
-        files: Copied, and uploaded with it.
-        references: Name in the artifact -> URL of what stays where it is. Their content is not
-            read: a file that states their hashes is to be among `files`.
+        name: What W&B does not take in a name becomes `-`.
+        manifest: Copied, and uploaded with it; it states the shards' hashes.
+        references: Name in the artifact -> URL of what stays where it is and is not read.
         metadata: Shown and searchable in W&B.
     """
-    artifact = wandb.Artifact(
-        re.sub(r"[^\w.-]", "-", name, flags=re.ASCII), type="dataset", metadata=dict(metadata)
-    )
-    for path in files:
-        artifact.add_file(str(path))
+    artifact = wandb.Artifact(_plain_name(name), type="dataset", metadata=dict(metadata))
+    artifact.add_file(str(manifest))
     for member, url in references.items():
         artifact.add_reference(url, name=member, checksum=False)
-    run.log_artifact(artifact)
+    return artifact
+
+
+def note_config(run: Run, values: Mapping[str, Any]) -> None:
+    """Add to what is shown and searchable of a run; a resumed run may change it."""
+    run.config.update(dict(values), allow_val_change=True)  # type: ignore[no-untyped-call]
+
+
+def use(run: Run, artifact: wandb.Artifact) -> None:
+    """Note that a run has read an artifact: its input, in W&B's lineage."""
+    if not run.offline:
+        run.use_artifact(artifact)
+        return
+    # W&B refuses the line above offline, though what it would write is read by `wandb sync`.
+    run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+
+
+def log_model(run: Run, name: str, weights: Path, metadata: Mapping[str, Any]) -> None:
+    """Log weights as an artifact of type `model`, by reference: they stay where they are."""
+    artifact = wandb.Artifact(_plain_name(name), type="model", metadata=dict(metadata))
+    artifact.add_reference(weights.absolute().as_uri(), name=weights.name)
+    run.log_artifact(artifact, aliases=["best"])
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> wandb.Table:
+    """A table as a value of a row."""
+    return wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+
+
+def precision_recall_chart(points: Sequence[tuple[str, float, float]], title: str) -> Any:
+    """Points (class, recall, precision) as W&B's own chart of precision over recall."""
+    return wandb.plot_table(
+        # `wandb.plot.pr_curve` takes one class an image; this is the chart that it makes.
+        vega_spec_name="wandb/area-under-curve/v0",
+        data_table=table(("class", "recall", "precision"), points),
+        fields={"x": "recall", "y": "precision", "class": "class"},
+        string_fields={"title": title, "x-axis-title": "Recall", "y-axis-title": "Precision"},
+    )
+
+
+class Overlay(NamedTuple):
+    """Boxes (N, 4) as shares of an image's width and height, with ids of `names`, and scores."""
+
+    boxes: NDArray[np.float32]
+    class_ids: Sequence[int]
+    names: Sequence[str]
+    scores: Sequence[float] | None = None
+
+
+def image_with_boxes(
+    jpeg: bytes, overlays: Mapping[str, Overlay], caption: str = ""
+) -> wandb.Image:
+    """An image whose boxes W&B draws itself, so that they can be switched and filtered by score."""
+    drawn = {
+        group: {
+            "box_data": [_box(overlay, i) for i in range(len(overlay.boxes))],
+            "class_labels": dict(enumerate(overlay.names)),
+        }
+        for group, overlay in overlays.items()
+    }
+    with Image.open(BytesIO(jpeg)) as image:
+        return wandb.Image(image.convert("RGB"), boxes=drawn, caption=caption, file_type="jpg")
+
+
+def _box(overlay: Overlay, i: int) -> dict[str, Any]:
+    x1, y1, x2, y2 = (float(value) for value in overlay.boxes[i])
+    name = overlay.names[overlay.class_ids[i]]
+    box: dict[str, Any] = {
+        "position": {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2},
+        "class_id": int(overlay.class_ids[i]),
+        "box_caption": name,
+    }
+    if overlay.scores is not None:
+        score = float(overlay.scores[i])
+        box |= {"scores": {"score": score}, "box_caption": f"{name} {score:.2f}"}
+    return box
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)

@@ -5,15 +5,13 @@ import os
 from pathlib import Path
 
 from conversion_runs import run
-from wandb_file import read_records
+from wandb_file import read_history, read_records
 
 from vocdist.shards.manifest import load_manifest
 from vocdist.shards.verify import verify_shards
 
 
-def test_the_artifact_holds_the_manifest_and_pictures_and_says_where_the_shards_are(
-    small_root, tmp_path
-):
+def test_the_artifact_holds_the_manifest_and_says_where_the_shards_are(small_root, tmp_path):
     output = tmp_path / "shards"
     settings = ["name=small set", "pictures=true", "tracking.wandb=offline"]
     folders = dict.fromkeys(("WANDB_DIR", "WANDB_DATA_DIR"), str(tmp_path))
@@ -27,12 +25,12 @@ def test_the_artifact_holds_the_manifest_and_pictures_and_says_where_the_shards_
     manifest = load_manifest(output)
     shards = [shard.name for split in manifest.splits.values() for shard in split.shards]
     contents = {entry.path: entry for entry in artifact.manifest.contents}
-    files = {"manifest.json", "dataset.png", "dataset_samples.jpg"}
-    assert set(contents) == files | set(shards)
-    for name in files:
-        # Uploaded: W&B has a copy of its own, this very file.
-        copy = Path(contents[name].local_path)
-        assert copy.read_bytes() == (output / name).read_bytes()
+    assert set(contents) == {"manifest.json", *shards}
+    # Uploaded: W&B has a copy of its own, this very file.
+    copy = Path(contents["manifest.json"].local_path)
+    assert copy.read_bytes() == (output / "manifest.json").read_bytes()
+    (row,) = read_history(tmp_path)
+    assert {row["dataset.png/_type"], row["dataset_samples.jpg/_type"]} == {"image-file"}
     for name in shards:
         assert contents[name].ref == (output / name).as_uri()
         assert not contents[name].local_path

@@ -53,6 +53,7 @@ from vocdist.training.run_folder import (
 from vocdist.training.run_report import RunReport
 from vocdist.training.task import Task
 from vocdist.training.tracking import METRICS, NullTracker, Tracker
+from vocdist.training.wandb_results import note_best, note_data_set, result_values
 
 
 class Readers(NamedTuple):
@@ -110,6 +111,7 @@ def train(config: TaskConfig) -> dict[str, float]:
         _tracker(config, accelerator, position.wandb_run_id) as tracker,
     ):
         accelerator.print(tracker.whereabouts)
+        note_data_set(tracker.run, readers.train)
         position = replace(position, wandb_run_id=tracker.run_id)
         if start.checkpoint:
             # Before the loaders are made: features to keep come from the frozen layers.
@@ -265,9 +267,11 @@ def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
             images = build_loader(config, trainer.val_loader.dataset.reader, training=False)
             overlays = proposal_overlays(trainer.task, images, samples)
             contact_sheet(overlays, columns=3).save(pictures["proposals"])
-        trainer.tracker.log_pictures(pictures, trainer.position.global_step)
         if trainer.report:
             trainer.report.write(measured.records, metrics)
+        others = result_values(run_dir, metrics) if trainer.tracker.run else {}
+        trainer.tracker.log_pictures(pictures, trainer.position.global_step, others)
+        note_best(trainer.tracker.run, run_dir, metrics)
         # Written last: its presence says that the run is finished.
         save_results(metrics, run_dir / RESULTS)
     trainer.accelerator.wait_for_everyone()

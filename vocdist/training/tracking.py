@@ -16,7 +16,7 @@ from typing import Any, Self
 from vocdist.atomic import replaced_when_done
 from vocdist.errors import Interrupted, ProcessLost
 from vocdist.wandb_offline import OfflineRun, offline_runs
-from vocdist.wandb_run import finish_run, picture, start_run, whereabouts
+from vocdist.wandb_run import Run, finish_run, picture, start_run, whereabouts
 
 METRICS = "metrics.jsonl"
 RUN_ID = "wandb/run-id"
@@ -26,6 +26,7 @@ _ROWS_PER_STEP = 3
 _EPOCH_ROW, _PICTURES_ROW = 1, 2
 # An interrupted run leaves within seconds, be the upload complete or not.
 _LAST_UPLOAD_S = 10
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Tracker:
@@ -71,6 +72,11 @@ class Tracker:
         self._send_what_was_lost()
 
     @property
+    def run(self) -> Run | None:
+        """The W&B run; None when disabled."""
+        return self._run
+
+    @property
     def run_id(self) -> str | None:
         """Id of the W&B run; None when disabled."""
         return self._run.id if self._run else None
@@ -88,11 +94,13 @@ class Tracker:
         self._file.flush()
         self._send(row)
 
-    def log_pictures(self, pictures: Mapping[str, Path], global_step: int) -> None:
-        """Send picture files to W&B."""
+    def log_pictures(
+        self, pictures: Mapping[str, Path], global_step: int, others: Mapping[str, Any] = _NOTHING
+    ) -> None:
+        """Send picture files to W&B, and other values that are not for the file."""
         if self._run:
             images = {name: picture(path) for name, path in pictures.items()}
-            self._send({**images, "global_step": global_step}, _PICTURES_ROW)
+            self._send({**images, **others, "global_step": global_step}, _PICTURES_ROW)
 
     def _offline_runs(self) -> list[OfflineRun]:
         """This run's folders, of all its starts."""
@@ -100,7 +108,7 @@ class Tracker:
 
     def _send(self, row: Mapping[str, Any], place: int = 0) -> None:
         """Give W&B a row that it does not hold yet."""
-        if any(name.startswith("val/") for name in row):
+        if not place and any(name.startswith("val/") for name in row):
             place = _EPOCH_ROW
         step = row["global_step"] * _ROWS_PER_STEP + place
         if self._run and step >= self._next_step:
