@@ -21,8 +21,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vocdist.metrics.recall import COUNTS, LARGE_AREA, SMALL_AREA
+from vocdist.metrics.recall import LARGE_AREA, SMALL_AREA
 from vocdist.training.build import build_reader
+from vocdist.training.rpn_task import CURVE_COUNTS
 from vocdist.training.run import MeasuredRun, measure_run
 
 SHOWN = (100, 200, 300)
@@ -88,7 +89,7 @@ def _rival(arguments: argparse.Namespace, train: int, val: int) -> list[str]:
 def _misses(run: MeasuredRun, title: str) -> Table:
     """Recall by what an object is."""
     records, annotations = run.evaluation.records, run.reader.annotations
-    best = np.concatenate([np.asarray(r["best"])[:, COUNTS.index(200)] for r in records])
+    best = np.concatenate([np.asarray(r["best"])[:, CURVE_COUNTS.index(200)] for r in records])
     areas = np.concatenate([np.asarray(r["areas"]) for r in records])
     classes = np.concatenate([a.boxes[:, 0] for a in annotations])
     crowd = np.concatenate([np.full(len(a.boxes), len(a.boxes)) for a in annotations])
