@@ -61,11 +61,11 @@ def environment() -> dict[str, str]:
 
 
 def launch(
-    script: str, *arguments: str, config: str = "one_cpu"
+    script: str, *arguments: str, config: str = "one_cpu", options: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Run a script of the repo to its end; output is captured as text."""
     return subprocess.run(
-        command(REPO / "scripts" / script, *arguments, config=config),
+        command(REPO / "scripts" / script, *arguments, config=config, options=options),
         cwd=REPO,
         env=environment(),
         capture_output=True,

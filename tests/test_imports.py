@@ -12,11 +12,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vocdist"
 
 # Leaves: any room may use them, they use none.
-LEAVES = {"errors", "exits", "atomic"}
+LEAVES = {"errors", "exits", "atomic", "random_keys"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "exits": set(),
     "atomic": set(),
+    "random_keys": set(),
     "remote": set(),
     "wandb_run": set(),
     "wandb_offline": set(),

@@ -196,12 +196,16 @@ class ClassifierModelConfig:
         weights: `imagenet` (torchvision's download), `none`, or the path of a state dict.
         pos_weight: Weigh the positives of a class by negatives / positives in the train split.
         batch_norm_momentum: Overrides torchvision's (0.01 in MobileNetV3, slow for short runs).
+        sync_batch_norm: Normalise by the samples of all processes, so that their number changes
+            nothing; false: each process by its own, without waiting for the others in each layer.
+            With `train.accumulate` each part of a step is normalised apart either way.
     """
 
     backbone: Literal["mobilenet_v3_small", "resnet18"] = "mobilenet_v3_small"
     weights: str = "imagenet"
     pos_weight: bool = True
     batch_norm_momentum: Fraction | None = None
+    sync_batch_norm: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -278,8 +282,9 @@ class TrainConfig:
     Attributes:
         epochs: Passes over the train split.
         global_batch: Samples of one optimizer step, over all processes.
-        accumulate: Parts in which a process takes its share of a step, to save memory.
-        eval_batch: Samples of one evaluation batch, over all processes.
+        accumulate: Parts in which a step is computed, one after the other, to save memory.
+        eval_batch: Samples of one evaluation batch. Each process takes whole ones, so that figures
+            do not depend on the number of processes.
         drop_last: Leave out the last, smaller batch of an epoch instead of training on it.
         seed: Of the weights, the order and the augmentation.
         clip_norm: Upper bound of the gradient's norm; null for none.

@@ -12,7 +12,11 @@ from vocdist.data.transforms import (
     RpnTransform,
     Transform,
 )
+from vocdist.shards.convert import convert
+from vocdist.shards.manifest import SplitRule
 from vocdist.shards.reader import ShardReader
+from vocdist.shards.samples import samples_of
+from vocdist.voc.classes import VOC_CLASSES
 
 CROPS = ClassifierTrainTransform(20, 32, (0.5, 1.0), (3 / 4, 4 / 3), flip=True)
 SCALED = RpnTransform(64, 100, flip=True)
@@ -37,7 +41,7 @@ def indices(batches: Iterator[Batch]) -> list[list[int]]:
     return [batch.indices.tolist() for batch in batches]
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_an_epoch_is_every_sample_once_over_all_ranks(
     demo_shards: Path, world: int, parts: int
@@ -64,6 +68,38 @@ def test_weights_make_ddp_s_average_the_mean_over_the_global_batch(
         for step, batch in enumerate(own.training(epoch=0)):
             totals[rank, step] = float(batch.weights.sum())
     np.testing.assert_allclose(totals.mean(axis=0), 1.0, rtol=1e-6)
+
+
+def test_workers_and_shards_change_nothing(demo_root: Path, tmp_path: Path) -> None:
+    found = []
+    rule = SplitRule(kind="seeded", ratio=0.8, seed=42)
+    for samples_per_shard in (5, 1000):
+        folder = tmp_path / str(samples_per_shard)
+        samples = samples_of(
+            demo_root,
+            VOC_CLASSES,
+            split_lists=False,
+            split_ratio=0.8,
+            split_seed=42,
+            skip_difficult=False,
+        )
+        convert(
+            samples,
+            folder,
+            name="demo",
+            classes=VOC_CLASSES,
+            split_rule=rule,
+            skip_difficult=False,
+            samples_per_shard=samples_per_shard,
+        )
+        for workers in (0, 1, 3):
+            batches = loader(folder, num_workers=workers, parts=2).training(epoch=1)
+            found.append([(batch.indices.tolist(), batch.images.clone()) for batch in batches])
+    assert sorted(i for indices, _ in found[0] for i in indices) == list(range(36))
+    for other in found[1:]:
+        for (indices, images), (first, expected) in zip(other, found[0], strict=True):
+            assert indices == first
+            assert torch.equal(images, expected)
 
 
 def test_samples_are_the_same_on_any_rank_and_worker(demo_shards: Path) -> None:

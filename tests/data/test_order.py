@@ -7,6 +7,7 @@ from vocdist.data.order import (
     epoch_order,
     global_batches,
     in_order_of,
+    rank_parts,
     rank_share,
     windowed_order,
 )
@@ -166,3 +167,31 @@ def test_grouped_batches_of_windows_lie_in_the_order_of_their_last_sample(
     assert last == sorted(last)
     assert sorted(int(i) for b in batches for i in b) == list(range(len(order)))
     assert all(len(set(groups[b])) == 1 for b in batches)
+
+
+@given(SAMPLES, BATCH, WORLD, st.integers(1, 5), SEED, st.booleans(), st.booleans())
+def test_the_parts_of_all_ranks_are_each_batch_once_on_any_number_of_ranks(
+    samples: int, batch: int, world: int, parts: int, seed: int, drop_last: bool, grouped: bool
+) -> None:
+    groups = np.random.default_rng(seed).integers(2, size=samples) if grouped else None
+    order = epoch_order(samples, seed, 1)
+    batches = global_batches(order, batch, drop_last=drop_last, groups=groups, seed=(seed, 1))
+    seen: list[int] = []
+    for global_batch in batches:
+        ranks = [rank_parts(global_batch, rank, world, parts) for rank in range(world)]
+        # Each rank takes part in every all-reduce of the step, with something to compute.
+        assert len({len(shares) for shares in ranks}) == 1
+        assert all(len(share) for shares in ranks for share, _ in shares)
+        alone = rank_parts(global_batch, 0, 1, parts)
+        for number, (whole, counts) in enumerate(alone):
+            assert counts
+            together = [i for shares in ranks for i in _counted(shares[number])]
+            assert together == whole.tolist()
+            seen += together
+    expected = order if not drop_last else np.concatenate([*batches, order[:0]])
+    assert sorted(seen) == sorted(expected.tolist())
+    assert len(set(seen)) == len(seen)
+
+
+def _counted(share: tuple[np.ndarray, bool]) -> list[int]:
+    return [int(i) for i in share[0]] if share[1] else []

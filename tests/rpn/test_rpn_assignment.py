@@ -6,13 +6,13 @@ from torch.testing import assert_close
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.ops import box_iou
 
+from vocdist.random_keys import random_keys
 from vocdist.rpn.assignment import (
     IGNORE,
     NEGATIVE,
     POSITIVE,
     match_anchors,
     pairwise_iou,
-    random_keys,
     sample_anchors,
 )
 

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torchvision.ops import nms
 
+from vocdist.random_keys import random_keys
 from vocdist.rpn.anchors import clip_to_images, grid_anchors
-from vocdist.rpn.assignment import match_anchors, random_keys, sample_anchors
+from vocdist.rpn.assignment import match_anchors, sample_anchors
 from vocdist.rpn.box_coding import decode, encode
 from vocdist.rpn.network import (
     AnchorRule,

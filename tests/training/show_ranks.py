@@ -20,7 +20,12 @@ loader = build_loader(
     rank=accelerator.process_index,
     world_size=accelerator.num_processes,
 )
-seen = [i for b in loader.training(epoch=0) for i in b.indices[b.weights > 0].tolist()]
+seen: list[list[int]] = [[]]
+for batch in loader.training(epoch=0):
+    seen[-1] += batch.indices[batch.weights > 0].tolist()
+    if batch.ends_step:
+        seen.append([])
+assert seen.pop() == []
 row = {"rank": accelerator.process_index, "world": accelerator.num_processes, "seen": seen}
 rows = gather_object([row])
 if accelerator.is_main_process:

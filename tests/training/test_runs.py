@@ -184,6 +184,8 @@ def killed_in_the_middle(arguments: list[str], run: Path, at_step: int) -> None:
     process.wait()
 
 
+# Through the launcher; tests/training/test_resume.py kills more often and in more places.
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_very_same_weights(demo_shards: Path, tmp_path: Path) -> None:
     def arguments(run: Path) -> list[str]:
         # Six epochs of nine steps: long enough to be killed in the middle of one. (Of a single tiny

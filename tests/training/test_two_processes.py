@@ -3,10 +3,12 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from launch import command, environment, launch, run_script
+from launch import command, environment, launch
 from safetensors.torch import load_file
 
+from vocdist.data.order import epoch_order
 from vocdist.training.run_folder import load_results
 
 FAST = [
@@ -20,38 +22,69 @@ FAST = [
 ]
 
 
-def test_two_processes_really_run_and_see_disjoint_data(demo_shards: Path, tmp_path: Path) -> None:
+def number_of(world: int) -> list[str]:
+    """Options of the launcher for other than the config's number of processes."""
+    return ["--num_processes", str(world)] if world > 2 else []
+
+
+@pytest.mark.parametrize(
+    ("world", "drop_last"),
+    [
+        pytest.param(1, False, marks=pytest.mark.slow),
+        (2, False),
+        (4, True),
+        pytest.param(4, False, marks=pytest.mark.slow),
+    ],
+)
+def test_processes_see_each_sample_once_in_one_order_and_equal_steps(
+    demo_shards: Path, tmp_path: Path, world: int, drop_last: bool
+) -> None:
     output = tmp_path / "ranks.json"
     script = Path(__file__).with_name("show_ranks.py")
-    overrides = [f"data.shards={demo_shards}", *FAST]
+    overrides = [f"data.shards={demo_shards}", *FAST, f"train.drop_last={drop_last}"]
+    config = "one_cpu" if world == 1 else "two_cpu"
     subprocess.run(
-        command(script, str(output), *overrides, config="two_cpu"),
+        command(script, str(output), *overrides, config=config, options=number_of(world)),
         check=True,
         env=environment(),
         capture_output=True,
-        timeout=240,
+        timeout=600,
     )
-    first, second = json.loads(output.read_text())
-    assert (first["world"], first["rank"], second["rank"]) == (2, 0, 1)
-    assert not set(first["seen"]) & set(second["seen"])
-    assert sorted(first["seen"] + second["seen"]) == list(range(36))
+    ranks = json.loads(output.read_text())
+    assert [(row["world"], row["rank"]) for row in ranks] == [(world, r) for r in range(world)]
+    # 36 = 3 * 10 + 6: four steps for each rank, or three and six samples left out.
+    steps = 3 if drop_last else 4
+    assert [len(row["seen"]) for row in ranks] == [steps] * world
+    seen = [i for step in range(steps) for row in ranks for i in row["seen"][step]]
+    expected = epoch_order(36, seed=0, epoch=0)[: steps * 10].tolist()
+    assert seen == expected
+    assert len(set(seen)) == len(seen) == (30 if drop_last else 36)
 
 
-def test_two_processes_measure_what_one_does_on_the_same_weights(
-    demo_shards: Path, tmp_path: Path
+@pytest.mark.parametrize("task", ["classifier", pytest.param("rpn", marks=pytest.mark.slow)])
+def test_metrics_are_the_same_to_the_last_digit_on_any_number_of_processes(
+    demo_shards: Path, tmp_path: Path, task: str
 ) -> None:
-    run = tmp_path / "run"
-    overrides = [f"data.shards={demo_shards}", f"run.dir={run}", *FAST]
-    done = launch("train_classifier.py", *overrides, config="two_cpu")
+    run, small = tmp_path / "run", "train.eval_batch=2"
+    own = rpn_overrides(demo_shards) if task == "rpn" else [f"data.shards={demo_shards}", *FAST]
+    done = launch(f"train_{task}.py", *own, small, f"run.dir={run}", config="two_cpu")
     assert done.returncode == 0, done.stderr
     # One line an epoch and not two: the main process speaks alone.
-    assert done.stdout.count("epoch 1/2") == done.stdout.count("epoch 2/2") == 1
-    alone = run_script("evaluate.py", str(run), "--json", str(tmp_path / "one.json"))
-    assert alone.returncode == 0, alone.stderr
-    one, two = json.loads((tmp_path / "one.json").read_text()), load_results(run / "results.json")
-    assert one["samples"] == 9
-    for name, value in one.items():
-        np.testing.assert_allclose(two[name], value, rtol=1e-5, err_msg=name)
+    assert done.stdout.count("epoch 1/") == 1
+    found = []
+    for world in (1, 2, 3):
+        output = tmp_path / f"{world}.json"
+        config = "one_cpu" if world == 1 else "two_cpu"
+        arguments = (str(run), "--json", str(output))
+        done = launch("evaluate.py", *arguments, config=config, options=number_of(world))
+        assert done.returncode == 0, done.stderr
+        found.append((json.loads(output.read_text()), done.stdout))
+    # Val has nine samples in five batches of two: three ranks have two, two and one of them.
+    assert found[0][0]["samples"] == 9
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+    results = load_results(run / "results.json")
+    assert {name: results[name] for name in found[0][0]} == found[0][0]
 
 
 def rpn_overrides(shards: Path) -> list[str]:
@@ -73,13 +106,15 @@ def rpn_overrides(shards: Path) -> list[str]:
     ]
 
 
-def test_two_processes_train_as_one_does(demo_shards: Path, tmp_path: Path) -> None:
-    # The RPN has neither BatchNorm that learns nor dropout: what is left must be the same sums.
-    overrides = rpn_overrides(demo_shards)
+@pytest.mark.parametrize("task", ["classifier", "rpn"])
+def test_two_processes_train_as_one_does(demo_shards: Path, tmp_path: Path, task: str) -> None:
+    # With augmentation, dropout, and BatchNorm over the samples of both; shares are uneven.
+    own = [f"data.shards={demo_shards}", *FAST, "train.log_every=1", "train.global_batch=5"]
+    overrides = rpn_overrides(demo_shards) if task == "rpn" else [*own, "train.epochs=1"]
     losses, weights = {}, {}
     for config in ("one_cpu", "two_cpu"):
         run = tmp_path / config
-        done = launch("train_rpn.py", *overrides, f"run.dir={run}", config=config)
+        done = launch(f"train_{task}.py", *overrides, f"run.dir={run}", config=config)
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         losses[config] = [row["train/loss"] for row in rows if "train/loss" in row]
@@ -104,10 +139,10 @@ def test_uneven_shares_in_parts_give_the_gradient_of_the_whole_batch(
             check=True,
             env=environment(),
             capture_output=True,
-            timeout=240,
+            timeout=600,
         )
         found[config] = torch.load(output, weights_only=True)
-    # Five samples: two on the first rank and three on the second, each in two parts.
+    # Five samples in parts of three and two, one of each on the first rank.
     assert (found["one_cpu"]["parts"], found["two_cpu"]["parts"]) == (1, 2)
     whole = found["one_cpu"]["gradient"]
     torch.testing.assert_close(found["two_cpu"]["gradient"], whole, rtol=1e-3, atol=1e-6)

@@ -16,7 +16,7 @@ from vocdist.data.order import (
     epoch_order,
     global_batches,
     in_order_of,
-    rank_share,
+    rank_parts,
     windowed_order,
 )
 from vocdist.data.prefetch import announced, parts_ahead
@@ -64,7 +64,7 @@ class BatchLoader:
         global_batch: Samples of a step over all ranks.
         rank: This process.
         world_size: Number of processes.
-        parts: Parts in which a rank takes its share of a training step.
+        parts: Parts in which a training step is computed, each shared out over the ranks.
         num_workers: Loader processes; no more than there are cores are started.
         drop_last: See `global_batches`.
         padding: For images of varying size: batches are grouped and padded to one size, which
@@ -121,17 +121,16 @@ class BatchLoader:
         )
 
     def evaluation(self) -> Iterator[Batch]:
-        """This rank's share of every sample once; a rank may have fewer batches than another."""
+        """Every sample once, over all ranks; a rank may have fewer batches than another.
+
+        A rank takes whole batches: what a sample's figures are, to the last bit, may depend on the
+        batch that it is computed in, and so must not depend on the number of ranks.
+        """
         order = np.arange(len(self.dataset))
         batches = global_batches(order, self.global_batch, groups=self._groups)
         if self._shuffle_shards:
             batches = in_order_of(order, batches)
-        shares = [
-            [SampleRequest(int(i), epoch=0, padded=self._padded(batch)) for i in share]
-            for batch in batches
-            if len(share := rank_share(batch, self.rank, self.world_size))
-        ]
-        return self._load(shares)
+        return self.grouped(batches[self.rank :: self.world_size])
 
     def chosen(self, indices: Sequence[int]) -> Iterator[Batch]:
         """Single samples by index, in that order, on every rank: for pictures."""
@@ -175,24 +174,26 @@ class BatchLoader:
         return in_order_of(order, batches) if window else batches
 
     def _training_parts(self, batch: np.ndarray, epoch: int) -> list[list[SampleRequest]]:
-        """The parts of this rank's share of a global batch, none of them empty.
+        """This rank's share of each part of a global batch, see `rank_parts`.
 
         DDP averages the ranks' gradients, so a weight of world_size / len(batch) makes their sum
         the gradient of the mean over the global batch, however unevenly it is shared.
         """
-        share = rank_share(batch, self.rank, self.world_size)
-        weight = self.world_size / len(batch)
-        if not len(share):
-            # Every rank must take part in the step's all-reduce: compute a sample that counts 0.
-            share, weight = batch[:1], 0.0
-        parts = np.array_split(share, min(self.parts, len(share)))
-        padded = self._padded(batch)
+        weight, padded = self.world_size / len(batch), self._padded(batch)
+        shares = rank_parts(batch, self.rank, self.world_size, self.parts)
         return [
             [
-                SampleRequest(int(i), epoch, weight, padded, part is parts[-1], len(batch))
-                for i in part
+                SampleRequest(
+                    int(i),
+                    epoch,
+                    weight if counts else 0.0,
+                    padded,
+                    share is shares[-1][0],
+                    len(batch),
+                )
+                for i in share
             ]
-            for part in parts
+            for share, counts in shares
         ]
 
     def _padded(self, batch: np.ndarray) -> tuple[int, int] | None:
@@ -208,8 +209,7 @@ class BatchLoader:
             num_workers=self.num_workers,
             prefetch_factor=PREFETCHED if self.num_workers else None,
             pin_memory=self._pin_memory,
-            # Its own: from torch's default generator it would take a number whenever it starts,
-            # and a run that starts in mid-epoch would draw other dropout masks.
+            # Its own: from torch's default generator it would take a number whenever it starts.
             generator=torch.Generator(),
             worker_init_fn=_leave_stopping_to_the_main_process,
         )

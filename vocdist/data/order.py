@@ -1,7 +1,7 @@
 """Which sample is seen when, by whom: pure functions of integers.
 
-Words: a *step* is one optimizer step and trains on one *global batch*; each rank takes its *share*
-of that, in one or more *parts*. Nothing here depends on workers, and the global batches do not
+Words: a *step* is one optimizer step and trains on one *global batch*, in one or more *parts*; each
+rank takes its *share* of a part. Nothing here depends on workers, and the global batches do not
 depend on the number of ranks, so a run can go on with another one.
 """
 
@@ -80,6 +80,22 @@ def rank_share(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
     """
     start = len(batch) * rank // world_size
     return batch[start : len(batch) * (rank + 1) // world_size]
+
+
+def rank_parts(
+    batch: np.ndarray, rank: int, world_size: int, parts: int
+) -> list[tuple[np.ndarray, bool]]:
+    """What one rank computes of a global batch, part by part -> [(samples, whether they count)].
+
+    The batch is cut into `parts`, and each part shared out: BatchNorm over all ranks then sees the
+    same parts on any number of them, and every rank computes equally many. Where a rank's share is
+    empty it computes a sample that does not count, since it must take part in each all-reduce.
+    """
+    shares = []
+    for part in np.array_split(batch, min(parts, len(batch))):
+        share = rank_share(part, rank, world_size)
+        shares.append((share, True) if len(share) else (part[:1], False))
+    return shares
 
 
 def _cut(order: np.ndarray, global_batch: int, drop_last: bool) -> list[np.ndarray]:

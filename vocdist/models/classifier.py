@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 
 from vocdist.models.backbone import build_network
+from vocdist.models.batch_norm import SyncBatchNorm
+from vocdist.models.dropout import SampleDropout
 from vocdist.models.pixels import ImageNetPixels
 
 # What a classifier's state dict puts before torchvision's names.
@@ -13,7 +15,11 @@ class Classifier(nn.Module):
     """Which classes are present: uint8 images (B, 3, H, W) -> logits (B, classes)."""
 
     def __init__(
-        self, backbone: str, classes: int, batch_norm_momentum: float | None = None
+        self,
+        backbone: str,
+        classes: int,
+        batch_norm_momentum: float | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         """Build with random weights; `load_weights` on `.network` comes after."""
         super().__init__()
@@ -25,11 +31,41 @@ class Classifier(nn.Module):
             for module in self.network.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = batch_norm_momentum
+        _make_independent_of_ranks(self.network, sync_batch_norm)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits; their sigmoid is the probability of presence."""
+    def forward(
+        self, images: Tensor, seeds: Tensor | None = None, counted: Tensor | None = None
+    ) -> Tensor:
+        """Logits; their sigmoid is the probability of presence.
+
+        In training, dropout needs the samples' `seeds` (B,); `counted` (B,) is false where they are
+        there only to let this rank take part.
+        """
+        if self.training:
+            self._tell_layers(seeds, counted)
         logits: Tensor = self.network(self.pixels(images))
         return logits
+
+    def _tell_layers(self, seeds: Tensor | None, counted: Tensor | None) -> None:
+        for module in self.network.modules():
+            if isinstance(module, SampleDropout):
+                module.seeds = seeds
+            elif isinstance(module, SyncBatchNorm):
+                module.counted = counted
+
+
+def _make_independent_of_ranks(network: nn.Module, sync_batch_norm: bool) -> None:
+    """Put dropout by sample, and BatchNorm over all ranks, in the place of torch's, in place."""
+    for layer, (path, module) in enumerate(list(network.named_modules())):
+        replacement: nn.Module
+        if isinstance(module, nn.Dropout):
+            replacement = SampleDropout(module.p, layer)
+        elif isinstance(module, nn.BatchNorm2d) and sync_batch_norm:
+            replacement = SyncBatchNorm(module.num_features, module.eps, module.momentum)
+        else:
+            continue
+        owner, _, name = path.rpartition(".")
+        setattr(network.get_submodule(owner), name, replacement)
 
 
 def replace_last_layer(network: nn.Module, classes: int) -> None:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vocdist.random_keys import random_keys
 from vocdist.rpn.anchors import centres_inside, clip_to_images, grid_anchors
-from vocdist.rpn.assignment import ANY_OVERLAP, match_anchors, random_keys, sample_anchors
+from vocdist.rpn.assignment import ANY_OVERLAP, match_anchors, sample_anchors
 from vocdist.rpn.head import HeadOutput, RpnHead
 from vocdist.rpn.losses import BoxNormalizer, RpnLosses, rpn_losses, target_deltas
 from vocdist.rpn.proposals import Proposals, select_proposals

@@ -13,12 +13,13 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     gather_object,
 )
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vocdist.config import RuntimeConfig
 from vocdist.data.loader import usable_cores
 from vocdist.errors import ProcessLost, SharedError, UserError
+from vocdist.models.batch_norm import SyncBatchNorm
 from vocdist.training.network import choose_interface
 
 Item = TypeVar("Item")
@@ -83,14 +84,12 @@ def prepare(
     return prepared[0], prepared[1]
 
 
-def running_statistics(model: nn.Module) -> list[Tensor]:
-    """BatchNorm's running means and variances, those that training changes."""
+def learning_batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Those whose running statistics move in training; a frozen backbone's stay as they are."""
     return [
-        module.get_buffer(name)
+        module
         for module in model.modules()
-        # A frozen backbone's stay as they are.
         if isinstance(module, _BatchNorm) and module.weight.requires_grad
-        for name in ("running_mean", "running_var")
     ]
 
 
@@ -99,9 +98,14 @@ def average_buffers(accelerator: Accelerator, model: nn.Module) -> None:
 
     Each rank has seen other samples, so none of their running statistics is the right one.
     """
-    if accelerator.num_processes > 1:
-        for statistic in running_statistics(model):
-            statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
+    if accelerator.num_processes == 1:
+        return
+    for module in learning_batch_norms(model):
+        # Synchronized ones are the same on all ranks, and a mean of equals may round.
+        if not isinstance(module, SyncBatchNorm):
+            for name in ("running_mean", "running_var"):
+                statistic = module.get_buffer(name)
+                statistic.copy_(accelerator.reduce(statistic, reduction="mean"))
 
 
 def gather_lists(accelerator: Accelerator, items: list[Item]) -> list[Item]:

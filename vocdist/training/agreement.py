@@ -19,7 +19,7 @@ class Agreement:
     """Passes batches on for as long as no rank was asked to stop.
 
     Among several ranks it costs one all-reduce of two numbers between the hosts' CPUs for each
-    step: the devices are not waited for. On a single rank it costs nothing.
+    part of a step: the devices are not waited for. On a single rank it costs nothing.
 
     Args:
         accelerator: Says how many ranks there are.
@@ -40,16 +40,16 @@ class Agreement:
     def training(self, batches: Iterator[Batch], steps: int) -> Iterator[Batch]:
         """Pass on the parts of `steps` steps.
 
-        The ranks agree before the last part of each step, the only one with a collective in it:
-        one that was cut short while it waited for its data has left no other alone in there.
+        The ranks agree before each part, since it may have collectives in it (BatchNorm's, DDP's):
+        one that was cut short while it waited for its data has left no other alone in there. All
+        have equally many parts.
 
         Raises:
             StopAgreed: A rank was asked to stop; the step under way is not taken.
         """
         for batch in self._stop.unless_asked(batches):
-            if batch.ends_step:
-                self._agree()
-                steps -= 1
+            self._agree()
+            steps -= batch.ends_step
             yield batch
         if steps:
             self._agree()

@@ -181,7 +181,9 @@ def _build_classifier(
 ) -> ClassifierTask:
     classes = train_reader.manifest.classes
     settings = config.model
-    model = Classifier(settings.backbone, len(classes), settings.batch_norm_momentum)
+    model = Classifier(
+        settings.backbone, len(classes), settings.batch_norm_momentum, settings.sync_batch_norm
+    )
     if pretrained:
         load_weights(model.network, settings.backbone, settings.weights)
     pos_weight = None

@@ -35,7 +35,8 @@ class ClassifierTask:
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Mean over the classes of an image: `loss` (B,)."""
-        return {"loss": self._loss(model(batch.images), batch.targets["labels"])}
+        logits = model(batch.images, batch.seeds, batch.weights > 0)
+        return {"loss": self._loss(logits, batch.targets["labels"])}
 
     def records(self, model: nn.Module, batch: Batch) -> list[Record]:
         """Scores and labels (classes,) and the loss of each image."""

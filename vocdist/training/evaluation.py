@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from vocdist.data.dataset import Batch
+from vocdist.errors import SharedError
 from vocdist.training.accelerator import gather_lists
 from vocdist.training.task import Record, Task
 
@@ -29,6 +31,7 @@ def evaluate(
     anything is summed, so the figures do not depend on the number of processes.
 
     Raises:
+        SharedError: A sample's loss is inf or NaN.
         RuntimeError: The ranks together did not see each of the `samples` exactly once.
     """
     was_training = model.training
@@ -44,4 +47,12 @@ def evaluate(
             f"evaluated {len(gathered)} samples, {len(by_index)} of them distinct, of {samples}"
         )
     records = [by_index[index] for index in range(samples)]
+    losses = np.array([record["loss"] for record in records], dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        raise SharedError(
+            f"the loss of {len(bad)} of {samples} samples is not finite in evaluation (the first "
+            f"is sample {bad[0]}): these weights are of no use: lower optim.lr, set "
+            f"train.clip_norm or use runtime.mixed_precision=fp32"
+        )
     return Evaluation(task.metrics(records), records)

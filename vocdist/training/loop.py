@@ -4,13 +4,13 @@ Everything random is a function of the position (seed, epoch, sample, step), nev
 before, so a run that goes on from a checkpoint does what the undisturbed run would have done.
 """
 
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from vocdist.config import OptimConfig, TrainConfig
 from vocdist.data.dataset import Batch
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import SharedError, UserError
-from vocdist.training.accelerator import average_buffers, raise_together, running_statistics
+from vocdist.training.accelerator import average_buffers, learning_batch_norms, raise_together
 from vocdist.training.agreement import Agreement
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, load_training
@@ -61,7 +61,7 @@ class Trainer:
         self._guard = FiniteGuard(
             self.accelerator,
             self.optimizer,
-            statistics=running_statistics(self.model),
+            statistics=[b for norm in learning_batch_norms(self.model) for b in norm.buffers()],
             stops=self.train.non_finite == "stop",
             path=self.checkpoints.folder.parent / NON_FINITE,
             key_of=lambda index: self.train_loader.dataset.reader.read(index).annotations.key,
@@ -163,7 +163,7 @@ class Trainer:
         return norm if self.accelerator.scaler is None else None
 
     def _prepare_step(self) -> None:
-        """Set what the next step takes from its position: learning rate, and seed of dropout."""
+        """Set what the next step takes from its position: the learning rate."""
         self._guard.begin_step()
         step = self.position.global_step
         for group in self.optimizer.param_groups:
@@ -174,20 +174,18 @@ class Trainer:
                 epochs=self.train.epochs,
                 warmup_steps=self.optim.warmup_steps,
             )
-        entropy = [self.train.seed, step, self.accelerator.process_index]
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def _log_step(self) -> None:
         means = self._recent_losses.means()
         self._recent_losses.reset()
         losses = {f"train/{name}": mean for name, mean in means.items()}
-        norm = {} if self._norm is None else {"train/grad_norm": float(self._norm)}
+        norm = math.nan if self._norm is None else float(self._norm)
         row = {
             "global_step": self.position.global_step,
             "epoch": self.position.epoch + self.position.step / self._steps_per_epoch,
             **losses,
             "train/lr": self.optimizer.param_groups[0]["lr"],
-            **norm,
+            **({"train/grad_norm": norm} if math.isfinite(norm) else {}),
             **self._clock.read(),
             **gpu_memory(self.accelerator.device),
         }
@@ -243,6 +241,7 @@ class Trainer:
         """Save what is not saved yet (a collective)."""
         # Of a finished training the model by now holds the best weights, not the last.
         if self.saved != self.position:
+            self._guard.abandon_step()
             self.save(best=False)
 
     def restore(self, checkpoint: Path) -> None:

@@ -75,7 +75,7 @@ class FiniteGuard:
     Args:
         accelerator: The run's.
         optimizer: As prepared by it.
-        statistics: Buffers that a forward pass changes and a skipped step must not.
+        statistics: Buffers that a forward pass changes, and a step that is not taken must not.
         stops: Whether a bad step ends the run; else it is skipped and counted.
         path: Where bad steps are written down.
         key_of: Key of a train sample by its index.
@@ -96,17 +96,26 @@ class FiniteGuard:
         self._accelerator = accelerator
         self._optimizer = optimizer
         self._stops = stops
-        # A run that stops never uses what the bad step has left behind.
-        self._statistics = [] if stops else list(statistics)
-        self._before: list[Tensor] = []
+        # By type, so that a GPU makes one copy of them all and not a hundred small ones.
+        kinds = [
+            [s for s in statistics if s.dtype == kind] for kind in {s.dtype for s in statistics}
+        ]
+        self._kept = [(of_kind, [s.clone() for s in of_kind]) for of_kind in kinds]
         self._path = path
         self._key_of = key_of
         self._step = Step()
         self._unread: list[Step] = []
 
     def begin_step(self) -> None:
-        """Remember what a skipped step must put back."""
-        self._before = [statistic.clone() for statistic in self._statistics]
+        """Remember what must be put back if the step is not taken."""
+        for statistics, before in self._kept:
+            torch._foreach_copy_(before, statistics)
+
+    def abandon_step(self) -> None:
+        """Forget the parts of a step that was broken off."""
+        self._step = Step()
+        for statistics, before in self._kept:
+            torch._foreach_copy_(statistics, before)
 
     def differentiable(self, loss: Tensor) -> Tensor:
         """The same loss, whose gradient is NaN where the loss is not finite.
@@ -134,8 +143,12 @@ class FiniteGuard:
             self._optimizer.step()
         elif norm is None or not step.flag.item():
             self._optimizer.step()
-        for statistic, before in zip(self._statistics, self._before, strict=True):
-            statistic.copy_(torch.where(step.flag > 0, before, statistic))
+        # A run that stops never uses what its bad step has left behind.
+        if not self._stops:
+            for statistics, before in self._kept:
+                pairs = zip(before, statistics, strict=True)
+                kept = [torch.where(step.flag > 0, old, new) for old, new in pairs]
+                torch._foreach_copy_(statistics, kept)
         return step.flag
 
     def settle(self) -> None:

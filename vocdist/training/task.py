@@ -31,7 +31,7 @@ class Task(Protocol):
         ...
 
     def records(self, model: nn.Module, batch: Batch) -> list[Record]:
-        """One record per sample with all that `metrics` needs of it, on the CPU."""
+        """One record per sample with its `loss` and all that `metrics` needs, on the CPU."""
         ...
 
     def metrics(self, records: Sequence[Record]) -> dict[str, float]:
