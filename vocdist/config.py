@@ -19,6 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 # A folder, or a URL as a str.
 Place = Annotated[Path | str, BeforeValidator(parse_location)]
@@ -32,6 +33,14 @@ def _precision_name(value: Any) -> Any:
     return "fp32" if value == "no" else value
 
 
+BackboneName = Literal[
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "resnet18",
+    "resnet50",
+    "efficientnet_b0",
+    "convnext_tiny",
+]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_precision_name)]
 
 
@@ -117,10 +126,16 @@ class DataConfig:
             `~/.cache/vocdist`.
         cache_bytes: How many bytes of them, as `20GB`; those used longest ago go first. Null: no
             bound.
+        short_side: Scale decoded images down to this short side, pixels, before anything else
+            happens to them; null: leave them as they are stored. It makes the cache smaller.
+        decoded_cache: Memory of each process in which decoded images stay from epoch to epoch, as
+            `4GB`; null: none. Those that do not fit are decoded each time, to the same result.
     """
 
     shards: Place = Path("shards/voc2012")
     num_workers: NonNegative = 2
+    short_side: Count | None = None
+    decoded_cache: ByteSize | None = None
     limit_train: Count | None = None
     limit_val: Count | None = None
     shuffle_shards: Count | None = None
@@ -130,22 +145,36 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ClassifierInputConfig:
-    """Geometry of the classifier's input.
+    """Geometry and colours of the classifier's input.
 
     Attributes:
-        size: Side of the square input, pixels.
+        size: Side of the square training input, pixels.
         crop_scale: Range of a training crop's area, as a share of the image's.
         crop_ratio: Range of its width / height.
+        min_visible: A crop has the classes of those boxes that it shows: it and the box have at
+            least this share of the smaller of their areas in common. Null: all classes of the
+            image, whatever the crop shows.
         flip: Mirror half of the training images.
-        eval_crop: Side of the centred evaluation square, as a share of the image's short side;
-            null: the whole image, squeezed into the square.
+        color_jitter: Strength of random brightness, contrast and saturation: the factor of each is
+            uniform in 1 ± strength.
+        eval_view: What an evaluation sees: `centre` (the centred square of side `eval_crop`),
+            `squeezed` (the whole image, in a square) or `frame` (the whole image in nearly its own
+            proportions: its sides are rounded to multiples of 32, so that images share shapes).
+        eval_size: Side of that square, or short side of that frame, pixels; null: `size`.
+        eval_crop: Side of the centred square, as a share of the image's short side.
+        eval_flip: Score the mean of an image's logits and its mirror image's.
     """
 
     size: Count = 192
     crop_scale: tuple[Fraction, Fraction] = (0.7, 1.0)
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    min_visible: Fraction | None = None
     flip: bool = True
-    eval_crop: Fraction | None = 192 / 220
+    color_jitter: tuple[Fraction, Fraction, Fraction] = (0.0, 0.0, 0.0)
+    eval_view: Literal["centre", "squeezed", "frame"] = "centre"
+    eval_size: Count | None = None
+    eval_crop: Fraction = 192 / 220
+    eval_flip: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -194,18 +223,39 @@ class ClassifierModelConfig:
     Attributes:
         backbone: Name of a torchvision model.
         weights: `imagenet` (torchvision's download), `none`, or the path of a state dict.
-        pos_weight: Weigh the positives of a class by negatives / positives in the train split.
         batch_norm_momentum: Overrides torchvision's (0.01 in MobileNetV3, slow for short runs).
         sync_batch_norm: Normalise by the samples of all processes, so that their number changes
             nothing; false: each process by its own, without waiting for the others in each layer.
             With `train.accumulate` each part of a step is normalised apart either way.
+        dropout: Overrides the share of features that torchvision drops before the last layer.
     """
 
-    backbone: Literal["mobilenet_v3_small", "resnet18"] = "mobilenet_v3_small"
+    backbone: BackboneName = "mobilenet_v3_small"
     weights: str = "imagenet"
-    pos_weight: bool = True
     batch_norm_momentum: Fraction | None = None
     sync_batch_norm: bool = True
+    dropout: Fraction | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ClassifierLossConfig:
+    """Binary cross entropy over the classes, and what may be changed about it.
+
+    Attributes:
+        pos_weight: Factor of a class's positives, r being its negatives / positives in the train
+            split: `none` (1), `ratio` (r) or `sqrt` (the root of r).
+        label_smoothing: Targets are moved this far from 0 and 1 towards one half.
+        focus_positive: Exponent of a positive's distance from its target, a factor of its loss.
+        focus_negative: The same for negatives; more than for positives: asymmetric loss (Ridnik
+            et al. 2021, section 3.2).
+        negative_margin: Negatives' probabilities are lowered by this first, down to 0.
+    """
+
+    pos_weight: Literal["none", "ratio", "sqrt"] = "ratio"
+    label_smoothing: Fraction = 0.0
+    focus_positive: NonNegativeFloat = 0.0
+    focus_negative: NonNegativeFloat = 0.0
+    negative_margin: Fraction = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -225,7 +275,7 @@ class RpnModelConfig:
     """
 
     classifier: str = "auto"
-    backbone: Literal["mobilenet_v3_small", "resnet18"] = "mobilenet_v3_small"
+    backbone: BackboneName = "mobilenet_v3_small"
     weights: str = "imagenet"
     hidden: Count = 256
     strides: tuple[Literal[8, 16, 32], ...] = (32,)
@@ -313,19 +363,27 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class OptimConfig:
-    """AdamW and its learning rate over time.
+    """AdamW, its learning rate over time, and the average of the weights it finds.
 
     Attributes:
         lr: Peak learning rate.
+        backbone_lr: Peak rate of a backbone's weights, where they are trained; null: `lr`.
         weight_decay: AdamW's decoupled weight decay.
-        schedule: `constant`, `cosine` (moves every step) or `cosine_by_epoch` (the notebook's).
-        warmup_steps: Steps over which the rate rises linearly from zero.
+        decay_norms: Decay norms and biases too, as the notebook does.
+        schedule: `constant`, `cosine` (moves every step), `cosine_by_epoch` (the notebook's) or
+            `one_cycle` (up over the first 30% of the steps, then down, both by a half cosine).
+        warmup_steps: Steps over which the rate rises linearly from zero; `one_cycle` needs none.
+        ema_decay: Measure and keep an exponential moving average of the weights: this is its
+            decay per step, lower in the first steps; null: the weights themselves.
     """
 
     lr: Positive = 3e-4
+    backbone_lr: Positive | None = None
     weight_decay: float = 1e-4
-    schedule: Literal["constant", "cosine", "cosine_by_epoch"] = "cosine"
+    decay_norms: bool = True
+    schedule: Literal["constant", "cosine", "cosine_by_epoch", "one_cycle"] = "cosine"
     warmup_steps: NonNegative = 0
+    ema_decay: Fraction | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -341,6 +399,7 @@ class RuntimeConfig:
         collective_timeout_s: Seconds after which a process that does not answer the others is
             given up, and the run ends. Longer than any wait for data, than saving takes, and than
             one process may compute features that are kept while the others wait.
+        compile: Compile the model with `torch.compile` in the first steps of a run.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -348,6 +407,7 @@ class RuntimeConfig:
     mixed_precision: Precision = "fp32"
     channels_last: bool = True
     collective_timeout_s: Positive = 1800.0
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -370,6 +430,7 @@ class ClassifierConfig:
     data: DataConfig = DataConfig()
     input: ClassifierInputConfig = ClassifierInputConfig()
     model: ClassifierModelConfig = ClassifierModelConfig()
+    loss: ClassifierLossConfig = ClassifierLossConfig()
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
     runtime: RuntimeConfig = RuntimeConfig()

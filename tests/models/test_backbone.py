@@ -1,6 +1,10 @@
+from typing import get_args
+
 import pytest
 import torch
 
+from vocdist.config import BackboneName
+from vocdist.errors import UserError
 from vocdist.models.backbone import LEVELS, FrozenBackbone, build_network
 from vocdist.models.classifier import Classifier
 
@@ -10,15 +14,27 @@ from vocdist.models.classifier import Classifier
 def test_levels_have_the_stated_strides_and_channels(name: str, strides: tuple[int, ...]) -> None:
     backbone = FrozenBackbone(build_network(name), name, strides)
     assert backbone.strides == tuple(sorted(strides))
-    levels = backbone(torch.zeros(2, 3, 96, 70))
+    # ConvNeXt rounds each halving down, the others up.
+    width = 64 if name == "convnext_tiny" else 70
+    levels = backbone(torch.zeros(2, 3, 96, width))
     for level, stride, channels in zip(levels, backbone.strides, backbone.channels, strict=True):
-        # Each halving rounds up.
-        assert level.shape == (2, channels, -(-96 // stride), -(-70 // stride))
+        assert level.shape == (2, channels, -(-96 // stride), -(-width // stride))
 
 
-def test_the_notebooks_features_have_576_and_512_channels() -> None:
-    channels = {n: FrozenBackbone(build_network(n), n, (32,)).channels for n in LEVELS}
-    assert channels == {"mobilenet_v3_small": (576,), "resnet18": (512,)}
+def test_channels_are_the_networks_own() -> None:
+    found = {n: FrozenBackbone(build_network(n), n, (8, 16, 32)).channels for n in LEVELS}
+    assert found == {
+        "mobilenet_v3_small": (24, 288, 576),
+        "mobilenet_v3_large": (40, 672, 960),
+        "resnet18": (128, 256, 512),
+        "resnet50": (512, 1024, 2048),
+        "efficientnet_b0": (40, 672, 1280),
+        "convnext_tiny": (192, 384, 768),
+    }
+
+
+def test_every_backbone_of_the_config_has_its_levels() -> None:
+    assert set(get_args(BackboneName)) == set(LEVELS)
 
 
 def test_a_frozen_backbone_does_not_move() -> None:
@@ -51,3 +67,10 @@ def test_batch_norm_momentum_reaches_every_layer() -> None:
     model = Classifier("mobilenet_v3_small", classes=3, batch_norm_momentum=0.1)
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert {norm.momentum for norm in norms} == {0.1}
+
+
+def test_dropout_is_set_where_there_is_some() -> None:
+    model = Classifier("mobilenet_v3_small", classes=3, dropout=0.5)
+    assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == [0.5]
+    with pytest.raises(UserError, match=r"model\.dropout=0\.5: resnet18 has no dropout"):
+        Classifier("resnet18", classes=3, dropout=0.5)

@@ -42,6 +42,14 @@ def test_classes_stand_by_ap_and_those_without_positives_last() -> None:
     ]
 
 
+def test_more_columns_stand_where_more_is_known() -> None:
+    more = {"mAP_voc": 0.72, "ap_voc/cat": 0.43, "macro_f1_tuned": 0.6, "f1_tuned/cat": 0.35}
+    table = classifier_table({**CLASSIFIER, **more, "threshold/cat": 0.31, "sample_f1_tuned": 0.71})
+    assert rows_of(table)[1] == ["cat", "0.410", "0.430", "0.300", "0.310", "0.350"]
+    assert rows_of(table)[-1] == ["mean", "0.709", "0.720", "0.578", "0.600"]
+    assert "sample F1 0.706, 0.710 at the thresholds" in text_of(table)
+
+
 def test_the_caption_sums_up() -> None:
     assert "sample F1 0.706, 3,425 images" in text_of(classifier_table(CLASSIFIER))
 

@@ -23,7 +23,7 @@ from vocdist.training.checkpoint_files import WEIGHTS, damage
 
 FAST = [
     "model.weights=none",
-    "model.pos_weight=false",
+    "loss.pos_weight=none",
     "input.size=32",
     "train.epochs=2",
     "train.global_batch=6",

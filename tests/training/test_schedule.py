@@ -40,3 +40,19 @@ def test_warm_up_rises_evenly_to_the_peak(schedule: str) -> None:
 def test_an_unknown_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown schedule 'linear'"):
         rates("linear", 1, 1)
+
+
+def test_one_cycle_is_torchs() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=401, cycle_momentum=False, final_div_factor=1e9
+    )
+    expected = []
+    for _ in range(400):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    # Torch counts its rise to the step before: the curves are a step apart at most.
+    assert rates("one_cycle", 50, 8) == pytest.approx(expected, abs=0.02)
+    assert rates("one_cycle", 50, 8)[0] == pytest.approx(1 / 25)
+    assert max(rates("one_cycle", 50, 8)) == 1.0

@@ -85,7 +85,7 @@ def test_a_server_that_stays_away_ends_the_run_with_one_line(
         done = launch(
             "train_classifier.py",
             *SETTINGS,
-            "model.pos_weight=false",
+            "loss.pos_weight=none",
             f"data.shards={server.url}",
             f"run.dir={tmp_path / 'run'}",
             f"data.cache_dir={tmp_path / 'cache'}",

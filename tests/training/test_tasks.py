@@ -157,7 +157,7 @@ def test_a_damaged_image_is_one_line_from_any_worker(demo_shards: Path, tmp_path
     shards = tmp_path / "s"
     shutil.copytree(demo_shards, shards)
     reader = ShardReader(shards, "val")
-    entry = reader._entries[2][1]
+    _, entry = reader._locate(2)
     with (shards / "val-000000.tar").open("r+b") as tar:
         tar.seek(entry.jpg_offset)
         tar.write(b"\0" * entry.jpg_size)

@@ -13,7 +13,7 @@ from vocdist.training.run_folder import load_results
 
 FAST = [
     "model.weights=none",
-    "model.pos_weight=false",
+    "loss.pos_weight=none",
     "input.size=48",
     "train.epochs=2",
     "train.global_batch=10",

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vocdist.data.cache import DecodedCache
 from vocdist.data.decode import decode_image
+from vocdist.data.geometry import shrink
 from vocdist.data.transforms import Example, Transform
-from vocdist.shards.reader import ShardReader
+from vocdist.shards.reader import Annotations, ShardReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,28 @@ RAGGED_TARGETS = ("boxes", "difficult")
 class ShardDataset(Dataset[tuple[SampleRequest, Example, int]]):
     """Decoded, transformed samples of one split, by request."""
 
-    def __init__(self, reader: ShardReader, transform: Transform, seed: int) -> None:
-        """`seed` makes the augmentation of two runs differ."""
+    def __init__(
+        self,
+        reader: ShardReader,
+        transform: Transform,
+        seed: int,
+        short_side: int | None = None,
+        cache: DecodedCache | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            reader: Of the split.
+            transform: The task's.
+            seed: Makes the augmentation of two runs differ.
+            short_side: Decoded images are shrunk to it, see `shrink`.
+            cache: Keeps what was decoded and shrunk.
+        """
         self.reader = reader
         self.transform = transform
         self.seed = seed
+        self.cache = cache
+        self._short_side = short_side
 
     def __len__(self) -> int:
         """Number of samples in the split."""
@@ -105,12 +124,21 @@ class ShardDataset(Dataset[tuple[SampleRequest, Example, int]]):
 
     def __getitem__(self, request: SampleRequest) -> tuple[SampleRequest, Example, int]:
         """The example, with its request and its seed."""
-        sample = self.reader.read(request.index)
-        name = f"{self.reader.folder}: sample {sample.annotations.key}"
-        image = decode_image(sample.jpeg, name)
+        image, annotations = self._decoded(request.index)
         rng = np.random.default_rng([self.seed, request.epoch, request.index])
         seed = int(rng.integers(2**62))
-        return request, self.transform(image, sample.annotations, rng, request.padded), seed
+        return request, self.transform(image, annotations, rng, request.padded), seed
+
+    def _decoded(self, index: int) -> tuple[Tensor, Annotations]:
+        kept = None if self.cache is None else self.cache.get(index)
+        if kept is not None:
+            return kept, self.reader.read_annotations(index)
+        sample = self.reader.read(index)
+        name = f"{self.reader.folder}: sample {sample.annotations.key}"
+        image = shrink(decode_image(sample.jpeg, name), self._short_side)
+        if self.cache is not None:
+            self.cache.put(index, image)
+        return image, sample.annotations
 
     def collate(self, items: Sequence[tuple[SampleRequest, Example, int]]) -> Batch:
         """Samples of equal image size as a batch."""

@@ -46,6 +46,21 @@ def centre_square(height: int, width: int, share: float) -> Region:
     return (height - side) // 2, (width - side) // 2, side, side
 
 
+def visible_shares(boxes: np.ndarray, region: Region) -> np.ndarray:
+    """(N,) how much of each (N, 4) xyxy box a region of the same frame shows, of what it could.
+
+    The common area, as a share of the smaller of the two: 1 for a box inside the region, and for a
+    region inside a box, which shows nothing but that object.
+    """
+    top, left, height, width = region
+    first = np.maximum(boxes[:, :2], (left, top))
+    last = np.minimum(boxes[:, 2:], (left + width, top + height))
+    common = np.maximum(last - first, 0).prod(axis=1)
+    most = np.minimum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), height * width)
+    shares: np.ndarray = common / np.maximum(most, 1e-9)
+    return shares
+
+
 def crop_resize(image: Tensor, region: Region, size: tuple[int, int]) -> Tensor:
     """Cut a region of a (3, H, W) uint8 image and scale it once, antialiased, to `size` (h, w)."""
     top, left, height, width = region
@@ -54,6 +69,21 @@ def crop_resize(image: Tensor, region: Region, size: tuple[int, int]) -> Tensor:
         return cut
     scaled: Tensor = transforms.resize(cut, list(size), antialias=True)
     return scaled
+
+
+def shrink(image: Tensor, short_side: int | None) -> Tensor:
+    """Scale a (3, H, W) uint8 image down to a short side; smaller ones stay, and all with None."""
+    height, width = image.shape[1:]
+    size = shrunk_size(height, width, short_side)
+    return crop_resize(image, (0, 0, height, width), size)
+
+
+def shrunk_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """(height, width) of what `shrink` returns, pixels."""
+    if short_side is None or min(height, width) <= short_side:
+        return height, width
+    scale = short_side / min(height, width)
+    return round(height * scale), round(width * scale)
 
 
 def fitted_size(

@@ -1,7 +1,8 @@
 """What each task makes of a stored sample: an input image and its targets.
 
 A transform is called with a generator seeded for this sample and epoch; all randomness comes from
-it, so an augmented sample is the same on any worker and any rank.
+it, so an augmented sample is the same on any worker and any rank. The image may be smaller than the
+stored one that its annotations speak of (`data.short_side`).
 """
 
 from collections.abc import Mapping
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from vocdist.data.boxes import rows_to_xyxy
 from vocdist.data.geometry import (
+    Region,
     centre_square,
     crop_resize,
     fitted_size,
     pad_to,
     random_region,
+    visible_shares,
 )
 from vocdist.shards.reader import Annotations
 
@@ -47,13 +50,20 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class ClassifierTrainTransform:
-    """A random crop, scaled to a square, maybe mirrored; target `labels` (classes,) float32."""
+    """A random crop, scaled to a square, maybe mirrored.
+
+    Targets: `labels` (classes,) float32, those of the image or, with `min_visible`, those of the
+    boxes that the crop shows by that share (`visible_shares`); with `color_jitter`, `color`
+    (3,) float32, the drawn factors of brightness, contrast and saturation, for the device to apply.
+    """
 
     classes: int
     size: int
     crop_scale: tuple[float, float]
     crop_ratio: tuple[float, float]
     flip: bool
+    min_visible: float | None = None
+    color_jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __call__(
         self,
@@ -68,14 +78,34 @@ class ClassifierTrainTransform:
         scaled = crop_resize(image, region, (self.size, self.size))
         if self.flip and rng.random() < 0.5:
             scaled = scaled.flip(2)
-        return Example(scaled, {"labels": _multi_hot(annotations, self.classes)})
+        targets = {"labels": self._labels(annotations, region, (height, width))}
+        if any(self.color_jitter):
+            strength = np.array(self.color_jitter)
+            factors = rng.uniform(1 - strength, 1 + strength)
+            targets["color"] = torch.from_numpy(factors.astype(np.float32))
+        return Example(scaled, targets)
+
+    def _labels(self, annotations: Annotations, region: Region, size: tuple[int, int]) -> Tensor:
+        if self.min_visible is None:
+            return _multi_hot(annotations, self.classes)
+        boxes = rows_to_xyxy(annotations.boxes, annotations.width, annotations.height)
+        scale = np.array([size[1] / annotations.width, size[0] / annotations.height] * 2)
+        shares = visible_shares(boxes * scale, region)
+        labels = torch.zeros(self.classes)
+        # A box that lies outside is never seen, even where any share will do.
+        labels[annotations.boxes[(shares >= self.min_visible) & (shares > 0), 0]] = 1.0
+        return labels
 
 
 @dataclass(frozen=True)
 class ClassifierEvalTransform:
-    """A centred square, or the whole image squeezed into one; target `labels` (classes,) float32.
+    """What an evaluation sees of an image.
 
-    `share` is the square's part of the short side, None for the whole image.
+    Targets: `labels` (classes,) float32, and `only_difficult` (classes,) bool, the classes among
+    them whose every object is marked as difficult.
+    Without a `padded` size: a square of side `size`, the centred one whose side is `share` of the
+    image's short side, or the whole image squeezed when `share` is None. With one: the whole image,
+    scaled to it.
     """
 
     classes: int
@@ -92,9 +122,13 @@ class ClassifierEvalTransform:
         """Cut and scale."""
         height, width = image.shape[1:]
         whole = (0, 0, height, width)
-        region = whole if self.share is None else centre_square(height, width, self.share)
-        scaled = crop_resize(image, region, (self.size, self.size))
-        return Example(scaled, {"labels": _multi_hot(annotations, self.classes)})
+        square = self.share is not None and padded is None
+        region = centre_square(height, width, self.share or 1.0) if square else whole
+        scaled = crop_resize(image, region, padded or (self.size, self.size))
+        labels = _multi_hot(annotations, self.classes)
+        plain = torch.zeros(self.classes, dtype=torch.bool)
+        plain[annotations.boxes[~annotations.difficult, 0]] = True
+        return Example(scaled, {"labels": labels, "only_difficult": (labels > 0) & ~plain})
 
 
 @dataclass(frozen=True)
@@ -120,9 +154,8 @@ class RpnTransform:
         padded: tuple[int, int] | None = None,
     ) -> Example:
         """Scale, mirror and pad."""
-        stored = image.shape[1], image.shape[2]
-        size = self.scaled_size(*stored)
-        scaled = crop_resize(image, (0, 0, *stored), size)
+        stored = annotations.height, annotations.width
+        scaled = crop_resize(image, (0, 0, *image.shape[1:]), self.scaled_size(*stored))
         mirrored = self.draws_mirror(rng)
         if mirrored:
             scaled = scaled.flip(2)

@@ -78,9 +78,7 @@ class _Inputs(Dataset[tuple[int, Example | str]]):
         height, width = pixels.shape[1:]
         no_boxes = np.zeros((0, 5), np.int32)
         unknown = Annotations(str(position), width, height, no_boxes, np.zeros(0, bool))
-        # Evaluation draws nothing from the generator; the transform's signature wants one.
-        rng = np.random.default_rng(0)
-        return position, self._view.transform(pixels, unknown, rng, shape)
+        return position, self._view.example(pixels, unknown, shape)
 
 
 def _collate(items: Sequence[tuple[int, Example | str]]) -> InputBatch:

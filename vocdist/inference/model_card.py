@@ -10,7 +10,7 @@ import yaml
 from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config_file import plain_config
 from vocdist.inference.trained import Trained
-from vocdist.training.build import TaskConfig
+from vocdist.training.build import FRAME_MULTIPLE, TaskConfig
 
 # Figures worth a line, where the run has them.
 _FIGURES = ("mAP", "macro_f1", "sample_f1", "recall50@50", "recall50@200", "AR@200", "samples")
@@ -135,7 +135,14 @@ After: {postprocessing(trained.config)}
 
 def _classifier_view(config: ClassifierConfig) -> str:
     view = config.input
-    scale = f"scale it to {view.size} x {view.size} pixels (bilinear, antialiased)."
-    if view.eval_crop is None:
-        return f"Take the whole image and {scale}"
-    return f"Cut the centred square of {view.eval_crop:.4g} of the short side and {scale}"
+    side = view.eval_size or view.size
+    scale = f"scale it to {side} x {side} pixels (bilinear, antialiased)."
+    if view.eval_view == "frame":
+        scale = (
+            f"scale it to a short side of {side} pixels (bilinear, antialiased), each rounded "
+            f"to the nearest multiple of {FRAME_MULTIPLE}."
+        )
+    mirrored = " Average the logits of this and of its mirror image." if view.eval_flip else ""
+    if view.eval_view != "centre":
+        return f"Take the whole image and {scale}{mirrored}"
+    return f"Cut the centred square of {view.eval_crop:.4g} of the short side and {scale}{mirrored}"

@@ -12,7 +12,11 @@ from torchvision.models.feature_extraction import create_feature_extractor
 # its next layer, that wide one, as in torchvision's SSDLite: 288 channels of stride 16 and not 48.
 LEVELS: dict[str, dict[int, str]] = {
     "mobilenet_v3_small": {8: "features.3", 16: "features.9.block.0", 32: "features.12"},
+    "mobilenet_v3_large": {8: "features.6", 16: "features.13.block.0", 32: "features.16"},
     "resnet18": {8: "layer2", 16: "layer3", 32: "layer4"},
+    "resnet50": {8: "layer2", 16: "layer3", 32: "layer4"},
+    "efficientnet_b0": {8: "features.3", 16: "features.6.0.block.0", 32: "features.8"},
+    "convnext_tiny": {8: "features.3", 16: "features.5", 32: "features.7"},
 }
 
 
@@ -43,6 +47,7 @@ class FrozenBackbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> one map (B, C_l, ceil(H / s_l), ceil(W / s_l)) a level.
 
+        ConvNeXt rounds down instead: give it sides that are multiples of its strides.
         The outputs carry no graph: what is trained begins behind them.
         """
         levels: dict[str, Tensor] = self.body(images)

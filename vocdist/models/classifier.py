@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from vocdist.errors import UserError
 from vocdist.models.backbone import build_network
 from vocdist.models.batch_norm import SyncBatchNorm
 from vocdist.models.dropout import SampleDropout
@@ -19,9 +20,14 @@ class Classifier(nn.Module):
         backbone: str,
         classes: int,
         batch_norm_momentum: float | None = None,
+        dropout: float | None = None,
         sync_batch_norm: bool = False,
     ) -> None:
-        """Build with random weights; `load_weights` on `.network` comes after."""
+        """Build with random weights; `load_weights` on `.network` comes after.
+
+        Raises:
+            UserError: `dropout` is given and torchvision's network has none.
+        """
         super().__init__()
         self.backbone = backbone
         self.pixels = ImageNetPixels()
@@ -31,19 +37,25 @@ class Classifier(nn.Module):
             for module in self.network.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = batch_norm_momentum
+        if dropout is not None:
+            _set_dropout(self.network, dropout, backbone)
         _make_independent_of_ranks(self.network, sync_batch_norm)
 
     def forward(
-        self, images: Tensor, seeds: Tensor | None = None, counted: Tensor | None = None
+        self,
+        images: Tensor,
+        seeds: Tensor | None = None,
+        counted: Tensor | None = None,
+        color: Tensor | None = None,
     ) -> Tensor:
         """Logits; their sigmoid is the probability of presence.
 
         In training, dropout needs the samples' `seeds` (B,); `counted` (B,) is false where they are
-        there only to let this rank take part.
+        there only to let this rank take part. `color`: see `ImageNetPixels`.
         """
         if self.training:
             self._tell_layers(seeds, counted)
-        logits: Tensor = self.network(self.pixels(images))
+        logits: Tensor = self.network(self.pixels(images, color=color))
         return logits
 
     def _tell_layers(self, seeds: Tensor | None, counted: Tensor | None) -> None:
@@ -73,6 +85,14 @@ def replace_last_layer(network: nn.Module, classes: int) -> None:
     owner, name = _last_layer(network)
     old = getattr(owner, name)
     setattr(owner, name, nn.Linear(old.in_features, classes))
+
+
+def _set_dropout(network: nn.Module, share: float, name: str) -> None:
+    layers = [module for module in network.modules() if isinstance(module, nn.Dropout)]
+    if not layers:
+        raise UserError(f"model.dropout={share}: {name} has no dropout: leave it null")
+    for layer in layers:
+        layer.p = share
 
 
 def _last_layer(network: nn.Module) -> tuple[nn.Module, str]:

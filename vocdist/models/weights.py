@@ -43,11 +43,11 @@ def load_features(network: nn.Module, state: dict[str, Tensor], origin: str) -> 
     # A classifier of ours holds its network under this name.
     state = {name.removeprefix(NETWORK_PREFIX): value for name, value in state.items()}
     unknown = sorted(state.keys() - own.keys())
-    missing = sorted(name for name in own.keys() - state.keys() if not _in_head(name))
+    missing = sorted(name for name in own.keys() - state.keys() if not in_head(name))
     reshaped = sorted(
         name
         for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape and not _in_head(name)
+        if own[name].shape != state[name].shape and not in_head(name)
     )
     for problem, names in (("lacks", missing), ("has the unknown", unknown)):
         if names:
@@ -95,6 +95,13 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
     return state
 
 
-def _in_head(name: str) -> bool:
+def in_backbone(name: str) -> bool:
+    """Whether a parameter of a task's model belongs to the features of a torchvision network."""
+    if name.startswith(NETWORK_PREFIX):
+        return not in_head(name.removeprefix(NETWORK_PREFIX))
+    return name.startswith("backbone.")
+
+
+def in_head(name: str) -> bool:
     """Whether a parameter lies behind the features, by torchvision's names."""
     return name.startswith(("classifier.", "fc."))

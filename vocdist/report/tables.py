@@ -9,25 +9,35 @@ SIZES = ("small", "medium", "large")
 
 
 def classifier_table(metrics: Mapping[str, float]) -> Table:
-    """AP and F1 per class, best AP first, with mAP and macro-F1 as the last line.
+    """AP and F1 per class, best AP first, with their means as the last line.
 
     Args:
-        metrics: `mAP`, `macro_f1`, `sample_f1`, `ap/<class>`, `f1/<class>`, and `samples` if known.
-            A class that has an F1 but no AP had no positive image; it stands last.
+        metrics: `mAP`, `macro_f1`, `sample_f1`, `ap/<class>`, `f1/<class>`, and `samples` if known;
+            a column of AP by VOC's rule (`mAP_voc`, `ap_voc/<class>`), and two of the thresholds
+            chosen on the train split and their F1 (`macro_f1_tuned`, `f1_tuned/<class>`,
+            `threshold/<class>`), where they are there. A class that has an F1 but no AP had no
+            positive image; it stands last.
     """
     names = {key.partition("/")[2] for key in metrics if key.startswith(("ap/", "f1/"))}
     summary = [f"sample F1 {_number(metrics.get('sample_f1'))}"]
+    if "sample_f1_tuned" in metrics:
+        summary[0] += f", {_number(metrics['sample_f1_tuned'])} at the thresholds"
     if "samples" in metrics:
         summary.append(f"{int(metrics['samples']):,} images")
+    columns = [("AP", "ap", "mAP"), ("AP VOC", "ap_voc", "mAP_voc"), ("F1", "f1", "macro_f1")]
+    columns += [("threshold", "threshold", ""), ("F1 at it", "f1_tuned", "macro_f1_tuned")]
     table = _table("Classes", summary)
     table.show_footer = True
     table.add_column("class", footer="mean")
-    table.add_column("AP", footer=_number(metrics.get("mAP")), justify="right")
-    table.add_column("F1", footer=_number(metrics.get("macro_f1")), justify="right")
+    there = {"ap", "f1", *(key.partition("/")[0] for key in metrics if "/" in key)}
+    columns = [column for column in columns if column[1] in there]
+    for title, _, mean in columns:
+        footer = _number(metrics.get(mean)) if mean else ""
+        table.add_column(title, footer=footer, justify="right")
     for name in sorted(names, key=lambda name: (-metrics.get(f"ap/{name}", -1.0), name)):
         # Text, because a class name in brackets would be read as markup.
-        ap, f1 = metrics.get(f"ap/{name}"), metrics.get(f"f1/{name}")
-        table.add_row(Text(name), _number(ap), _number(f1))
+        cells = [_number(metrics.get(f"{key}/{name}")) for _, key, _ in columns]
+        table.add_row(Text(name), *cells)
     return table
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule
 from vocdist.remote.location import Location, is_url
+from vocdist.shards.index import IndexEntry
 from vocdist.shards.manifest import Manifest, ShardRecord, parse_manifest
 from vocdist.shards.storage import open_storage
 from vocdist.voc.annotation import multi_hot
@@ -111,9 +112,7 @@ class ShardReader:
 
     def read(self, index: int) -> StoredSample:
         """Read one sample with one system call."""
-        number = self.shard_of(index)
-        shard = self._shards[number]
-        entry = self._storage.entries(shard)[index - int(self._starts[number])]
+        shard, entry = self._locate(index)
         # The two members lie side by side, so one read spans both and the tar header between them.
         end = entry.json_offset + entry.json_size
         span = self._storage.read(shard, entry.jpg_offset, end - entry.jpg_offset)
@@ -160,6 +159,11 @@ class ShardReader:
         """Have a shard at hand soon; it is by now, if it is on this machine's disk."""
         self._storage.prefetch(self._shards[number])
 
+    def read_annotations(self, index: int) -> Annotations:
+        """Read what is known of one sample, without its image."""
+        shard, entry = self._locate(index)
+        return _annotations(self._storage.read(shard, entry.json_offset, entry.json_size))
+
     @cached_property
     def annotations(self) -> list[Annotations]:
         """Every sample's annotations, read once (some 30 µs a sample).
@@ -197,6 +201,11 @@ class ShardReader:
             return positives
         counts = [split.class_images[name] for name in self.manifest.classes]
         return np.array(counts, dtype=np.int64)
+
+    def _locate(self, index: int) -> tuple[ShardRecord, IndexEntry]:
+        number = self.shard_of(index)
+        shard = self._shards[number]
+        return shard, self._storage.entries(shard)[index - int(self._starts[number])]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the annotation cache behind when sent to another process."""

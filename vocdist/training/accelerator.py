@@ -20,6 +20,7 @@ from vocdist.config import RuntimeConfig
 from vocdist.data.loader import usable_cores
 from vocdist.errors import ProcessLost, SharedError, UserError
 from vocdist.models.batch_norm import SyncBatchNorm
+from vocdist.training.memory import reuse_memory
 from vocdist.training.network import choose_interface
 
 Item = TypeVar("Item")
@@ -70,6 +71,7 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
         # Launchers set one thread a process, which leaves most of a laptop idle.
         local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, usable_cores() // local_ranks))
+        reuse_memory()
     return accelerator
 
 

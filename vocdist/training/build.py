@@ -5,24 +5,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from vocdist.config import ClassifierConfig, DataConfig, RpnConfig
 from vocdist.config_file import load_config
+from vocdist.data.cache import DecodedCache
 from vocdist.data.dataset import ShardDataset
 from vocdist.data.feature_dataset import FeatureDataset
 from vocdist.data.feature_files import FeatureFiles
-from vocdist.data.geometry import padded_size
-from vocdist.data.loader import BatchLoader, Padding
+from vocdist.data.geometry import padded_size, shrink, shrunk_size
+from vocdist.data.loader import BatchLoader, Padding, usable_cores
 from vocdist.data.transforms import (
     ClassifierEvalTransform,
     ClassifierTrainTransform,
+    Example,
     RpnTransform,
     Transform,
 )
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
 from vocdist.models.classifier import Classifier
+from vocdist.models.losses import MultilabelLoss
 from vocdist.models.weights import load_weights
 from vocdist.remote.cache import CacheRule, default_cache
 from vocdist.rpn.network import (
@@ -33,13 +36,17 @@ from vocdist.rpn.network import (
     RegionProposalNetwork,
     SamplingRule,
 )
-from vocdist.shards.reader import ShardReader
+from vocdist.shards.reader import Annotations, ShardReader
 from vocdist.training.classifier_task import ClassifierTask, positive_weights
 from vocdist.training.rpn_task import ProposalModel, RpnTask
 from vocdist.training.run_folder import CONFIG, FINAL_WEIGHTS
 from vocdist.training.task import Task
 
 TaskConfig = ClassifierConfig | RpnConfig
+# Of the classifier's whole frames: sides are multiples of this, and the long one at most so many
+# short ones.
+FRAME_MULTIPLE = 32
+FRAME_ASPECT = 3
 DEFAULT_CLASSIFIER_RUN = Path("runs/classifier")
 
 
@@ -77,7 +84,8 @@ def build_task(config: TaskConfig, train_reader: ShardReader, *, pretrained: boo
 def build_trained_task(config: TaskConfig, classes: Sequence[str]) -> Task:
     """The task around a model whose weights are loaded next, for use and not for training."""
     if isinstance(config, ClassifierConfig):
-        return ClassifierTask(Classifier(config.model.backbone, len(classes)), classes)
+        model = Classifier(config.model.backbone, len(classes))
+        return ClassifierTask(model, classes, eval_flip=config.input.eval_flip)
     return RpnTask(_build_proposal_model(config, pretrained=False))
 
 
@@ -87,10 +95,12 @@ class EvaluationView:
 
     Attributes:
         transform: From stored pixels to the network's input.
+        short_side: What `shrink` does to stored pixels first.
         padding: For images of varying size; None where all inputs have one.
     """
 
     transform: Transform
+    short_side: int | None
     padding: Padding | None
 
     def shape(self, stored_hw: tuple[int, int]) -> tuple[int, int] | None:
@@ -99,10 +109,22 @@ class EvaluationView:
             return None
         return padded_size(self.padding.sizes(np.array([stored_hw])), self.padding.multiple)
 
+    def example(
+        self, pixels: Tensor, stored: Annotations, shape: tuple[int, int] | None
+    ) -> Example:
+        """The input of stored pixels (3, H, W) uint8, for a batch of this shape."""
+        # Evaluation draws nothing from the generator; the transform's signature wants one.
+        rng = np.random.default_rng(0)
+        return self.transform(shrink(pixels, self.short_side), stored, rng, shape)
+
 
 def evaluation_view(config: TaskConfig, classes: int) -> EvaluationView:
     """What the loader of an evaluation does to images, for images that come from elsewhere."""
-    return EvaluationView(_transform(config, classes, training=False), _padding(config))
+    return EvaluationView(
+        _transform(config, classes, training=False),
+        config.data.short_side,
+        _padding(config, training=False),
+    )
 
 
 def build_loader(
@@ -114,16 +136,21 @@ def build_loader(
     world_size: int = 1,
     pin_memory: bool = False,
     features: FeatureFiles | None = None,
+    keep_decoded: bool = False,
 ) -> BatchLoader:
     """A rank's batches of a split, with the task's geometry; pin memory that a GPU will copy.
 
-    With `features` (of an RPN's split) no image is read.
+    With `features` (of an RPN's split) no image is read. `keep_decoded` allows the cache that the
+    config asks for, where epochs will follow each other.
     """
     transform = _transform(config, len(reader.manifest.classes), training)
-    dataset: ShardDataset | FeatureDataset = ShardDataset(reader, transform, config.train.seed)
+    dataset: ShardDataset | FeatureDataset
     if features is not None:
         assert isinstance(transform, RpnTransform)
         dataset = FeatureDataset(reader, features, transform, config.train.seed)
+    else:
+        cache = _cache(config, reader) if keep_decoded and config.data.decoded_cache else None
+        dataset = ShardDataset(reader, transform, config.train.seed, config.data.short_side, cache)
     return BatchLoader(
         dataset,
         config.train.global_batch if training else config.train.eval_batch,
@@ -133,7 +160,7 @@ def build_loader(
         # Features are read faster than a worker could hand them over.
         num_workers=0 if features else config.data.num_workers,
         drop_last=config.train.drop_last,
-        padding=_padding(config),
+        padding=_padding(config, training),
         pin_memory=pin_memory,
         shuffle_shards=config.data.shuffle_shards,
     )
@@ -182,14 +209,29 @@ def _build_classifier(
     classes = train_reader.manifest.classes
     settings = config.model
     model = Classifier(
-        settings.backbone, len(classes), settings.batch_norm_momentum, settings.sync_batch_norm
+        settings.backbone,
+        len(classes),
+        settings.batch_norm_momentum,
+        settings.dropout,
+        settings.sync_batch_norm,
     )
     if pretrained:
         load_weights(model.network, settings.backbone, settings.weights)
-    pos_weight = None
-    if settings.pos_weight:
-        pos_weight = positive_weights(train_reader.class_images, len(train_reader))
-    return ClassifierTask(model, classes, pos_weight)
+    loss = MultilabelLoss(
+        pos_weight=_pos_weight(config.loss.pos_weight, train_reader),
+        label_smoothing=config.loss.label_smoothing,
+        focus_positive=config.loss.focus_positive,
+        focus_negative=config.loss.focus_negative,
+        negative_margin=config.loss.negative_margin,
+    )
+    return ClassifierTask(model, classes, loss, eval_flip=config.input.eval_flip)
+
+
+def _pos_weight(rule: str, train_reader: ShardReader) -> Tensor | None:
+    if rule == "none":
+        return None
+    ratio = positive_weights(train_reader.class_images, len(train_reader))
+    return ratio.sqrt() if rule == "sqrt" else ratio
 
 
 def _build_proposal_model(config: RpnConfig, pretrained: bool) -> ProposalModel:
@@ -244,25 +286,49 @@ def _load_backbone(network: nn.Module, config: RpnConfig) -> None:
         load_weights(network, config.model.backbone, str(path))
 
 
-def _padding(config: TaskConfig) -> Padding | None:
-    if isinstance(config, ClassifierConfig):
-        return None
-    box = config.input
-    return Padding(box.short_side, box.long_side, box.pad_multiple, box.snap)
-
-
 def _transform(config: TaskConfig, classes: int, training: bool) -> Transform:
     if isinstance(config, RpnConfig):
         box = config.input
         flip = training and box.flip
         snap = box.pad_multiple if box.snap else 1
         return RpnTransform(box.short_side, box.long_side, flip, box.one_based, snap)
+    view = config.input
     if not training:
-        return ClassifierEvalTransform(classes, config.input.size, config.input.eval_crop)
+        size = view.eval_size or view.size
+        share = view.eval_crop if view.eval_view == "centre" else None
+        return ClassifierEvalTransform(classes, size, share)
     return ClassifierTrainTransform(
         classes,
-        config.input.size,
-        config.input.crop_scale,
-        config.input.crop_ratio,
-        config.input.flip,
+        view.size,
+        view.crop_scale,
+        view.crop_ratio,
+        view.flip,
+        view.min_visible,
+        view.color_jitter,
     )
+
+
+def _padding(config: TaskConfig, training: bool) -> Padding | None:
+    if isinstance(config, RpnConfig):
+        box = config.input
+        return Padding(box.short_side, box.long_side, box.pad_multiple, box.snap)
+    if training or config.input.eval_view != "frame":
+        return None
+    # Not padded but stretched a little: padding would be averaged into the pooled features.
+    short_side = config.input.eval_size or config.input.size
+    return Padding(short_side, FRAME_ASPECT * short_side, FRAME_MULTIPLE, snap=True)
+
+
+def _cache(config: TaskConfig, reader: ShardReader) -> DecodedCache:
+    data = config.data
+    samples = [
+        min(limit or part.samples, part.samples)
+        for part, limit in (
+            (reader.manifest.splits["train"], data.limit_train),
+            (reader.manifest.splits["val"], data.limit_val),
+        )
+    ]
+    # Each split gets the part of the memory that is its part of the samples.
+    max_bytes = int(data.decoded_cache or 0) * len(reader) // sum(samples)
+    sizes = [shrunk_size(h, w, data.short_side) for h, w in reader.image_sizes.tolist()]
+    return DecodedCache(np.asarray(sizes), max_bytes, min(data.num_workers, usable_cores()))

@@ -20,8 +20,11 @@ def split_loader(
     accelerator: Accelerator,
     *,
     training: bool,
+    keep_decoded: bool = False,
 ) -> BatchLoader:
     """The loader of a split for a task whose model is on its device (a collective).
+
+    `keep_decoded` allows `data.decoded_cache`, for a loader that serves more than one epoch.
 
     Features are computed by the frozen layers as they are now: load a checkpoint first.
 
@@ -40,6 +43,7 @@ def split_loader(
         world_size=accelerator.num_processes,
         pin_memory=accelerator.device.type == "cuda",
         features=features,
+        keep_decoded=keep_decoded,
     )
 
 
@@ -62,6 +66,6 @@ def _features(
         build_loader(config, reader, training=False, pin_memory=accelerator.device.type == "cuda"),
         accelerator,
         config.features,
-        geometry=(box.short_side, box.long_side, box.pad_multiple),
+        geometry=(box.short_side, box.long_side, box.pad_multiple, config.data.short_side or 0),
         mirrored=mirrored and box.flip,
     )

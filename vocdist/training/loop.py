@@ -6,7 +6,7 @@ before, so a run that goes on from a checkpoint does what the undisturbed run wo
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vocdist.config import OptimConfig, TrainConfig
-from vocdist.data.dataset import Batch
+from vocdist.data.dataset import Batch, ShardDataset
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import SharedError, UserError
 from vocdist.training.accelerator import average_buffers, learning_batch_norms, raise_together
 from vocdist.training.agreement import Agreement
+from vocdist.training.averaging import WeightAverage
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, load_training
 from vocdist.training.clock import StepClock, gpu_memory
@@ -68,6 +69,8 @@ class Trainer:
         )
         self._epoch_losses = LossMeter(self.accelerator)
         self._recent_losses = LossMeter(self.accelerator)
+        decay = self.optim.ema_decay
+        self._average = None if decay is None else WeightAverage(self.task.model, decay)
         self._clock = StepClock()
         self._progress = ProgressLine(shown=self.accelerator.is_main_process)
         self._norm: Tensor | None = None
@@ -96,13 +99,17 @@ class Trainer:
             )
 
     def measure(self) -> Evaluation:
-        """Metrics of the weights as they are, over the whole val split (a collective)."""
+        """Metrics over the whole val split, of the averaged weights where there are such.
+
+        A collective.
+        """
         average_buffers(self.accelerator, self.model)
         own = ahead_of_use(self.val_loader.evaluation(), self.accelerator.device)
         batches = self.agreement.evaluation(own)
         samples = len(self.val_loader.dataset)
         batches = self._progress.measuring(batches, samples // self.accelerator.num_processes)
-        return evaluate(self.task, self.model, batches, samples, self.accelerator)
+        with self._averaged():
+            return evaluate(self.task, self.model, batches, samples, self.accelerator)
 
     def train_epoch(self) -> None:
         """Train from the position to the end of its epoch."""
@@ -140,6 +147,8 @@ class Trainer:
         for meter in (self._epoch_losses, self._recent_losses):
             meter.end_step(skipped)
         self.position = self.position.after_step(batch.step_samples)
+        if self._average is not None:
+            self._average.update(self.position.global_step)
         logs = self.position.global_step % self.train.log_every == 0
         if logs or self.accelerator.device.type != "cuda":
             self._guard.settle()
@@ -167,7 +176,7 @@ class Trainer:
         self._guard.begin_step()
         step = self.position.global_step
         for group in self.optimizer.param_groups:
-            group["lr"] = self.optim.lr * lr_factor(
+            group["lr"] = group["peak_lr"] * lr_factor(
                 self.optim.schedule,
                 step,
                 steps_per_epoch=self._steps_per_epoch,
@@ -212,6 +221,7 @@ class Trainer:
                 **{f"val/{name}": value for name, value in metrics.items()},
                 "perf/train_s": train_s,
                 "perf/epoch_s": epoch_s,
+                **self._cache_figures(),
             }
         )
         self.save(best=self.position.best_epoch == epoch)
@@ -220,6 +230,11 @@ class Trainer:
             f"epoch {epoch}/{self.train.epochs}  train loss {losses['loss']:.4f}  "
             f"val loss {metrics['loss']:.4f}  {figures}  {epoch_s:.1f} s"
         )
+
+    def _cache_figures(self) -> dict[str, float]:
+        dataset = self.train_loader.dataset
+        cache = dataset.cache if isinstance(dataset, ShardDataset) else None
+        return {} if cache is None else {"perf/cache_hits": cache.take_hit_share()}
 
     def save(self, *, best: bool) -> None:
         """Save the position and all that training goes on from (a collective)."""
@@ -231,8 +246,10 @@ class Trainer:
         failure = ""
         if self.accelerator.is_main_process:
             try:
-                training = self._training_state()
-                self.checkpoints.save(self.position, self.task.model, training, best=best)
+                state = self._training_state()
+                # What was measured is what a checkpoint's weights file holds.
+                with self._averaged():
+                    self.checkpoints.save(self.position, self.task.model, state, best=best)
             except UserError as error:
                 failure = str(error)
         raise_together(self.accelerator, failure)
@@ -247,8 +264,8 @@ class Trainer:
     def restore(self, checkpoint: Path) -> None:
         """Go on from a saved position; call on every rank."""
         self.saved = self.position
-        load_model(self.task.model, checkpoint / WEIGHTS)
         training = load_training(checkpoint)
+        self.load_weights(checkpoint / WEIGHTS, training["live"])
         self.optimizer.load_state_dict(training["optimizer"])
         if self.accelerator.scaler is not None and training["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(training["scaler"])
@@ -256,10 +273,21 @@ class Trainer:
         self._epoch_losses.load_state_dict(training["epoch_losses"])
         self._recent_losses.load_state_dict(training["recent_losses"])
 
+    def load_weights(self, path: Path, live: dict[str, Tensor] | None = None) -> None:
+        """Take over measured weights, and those that training goes on from (`live`)."""
+        load_model(self.task.model, path)
+        if self._average is not None:
+            self._average.restore(live or {})
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Within this context the model holds the weights that are measured and kept."""
+        return nullcontext() if self._average is None else self._average.applied()
+
     def _training_state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
         return {
             "optimizer": self.optimizer.state_dict(),
+            "live": None if self._average is None else self._average.live_parameters(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "skipped_steps": self._guard.skipped,
             "epoch_losses": self._epoch_losses.state_dict(),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -29,12 +30,14 @@ from vocdist.training.build import (
 )
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.checkpoint_files import WEIGHTS, load_model, read_metadata, save_weights
+from vocdist.training.classifier_task import ClassifierTask
 from vocdist.training.ending import run_to_the_end
 from vocdist.training.environment import ENVIRONMENT, describe_environment, note_start
 from vocdist.training.evaluation import Evaluation, evaluate
 from vocdist.training.failures import explained, leaving_together
 from vocdist.training.loading import split_loader
 from vocdist.training.loop import Trainer
+from vocdist.training.optimizer import build_optimizer
 from vocdist.training.overlays import proposal_overlays
 from vocdist.training.preemption import StopRequest
 from vocdist.training.rpn_task import RpnTask
@@ -51,7 +54,7 @@ from vocdist.training.run_folder import (
     save_results,
 )
 from vocdist.training.run_report import RunReport
-from vocdist.training.task import Task
+from vocdist.training.task import Record, Task
 from vocdist.training.tracking import METRICS, NullTracker, Tracker
 from vocdist.training.wandb_results import note_best, note_data_set, result_values
 
@@ -162,7 +165,8 @@ def load_task(config: TaskConfig, run_dir: Path) -> Task:
     reader = build_reader(config, "train")
     task = build_task(config, reader, pretrained=False)
     weights = run_weights(run_dir)
-    classes = read_metadata(weights).get("classes")
+    metadata = read_metadata(weights)
+    classes = metadata.get("classes")
     foreign = classes is not None and tuple(json.loads(classes)) != reader.manifest.classes
     if foreign and isinstance(config, ClassifierConfig):
         raise UserError(
@@ -170,6 +174,8 @@ def load_task(config: TaskConfig, run_dir: Path) -> Task:
             f"shards with the same classes, in the same order"
         )
     load_model(task.model, weights)
+    if isinstance(task, ClassifierTask) and "thresholds" in metadata:
+        task.thresholds = np.asarray(json.loads(metadata["thresholds"]))
     return task
 
 
@@ -203,23 +209,19 @@ def build_trainer(
     stop = stop or StopRequest(has_peers=accelerator.num_processes > 1)
     torch.autograd.set_detect_anomaly(config.runtime.detect_anomaly)
     lay_out(config, task, accelerator)
-    learning = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
-    model, optimizer = prepare(
-        accelerator,
-        task.model,
-        torch.optim.AdamW(
-            learning,
-            lr=config.optim.lr,
-            weight_decay=config.optim.weight_decay,
-            fused=accelerator.device.type == "cuda",
-        ),
-    )
+    fused = accelerator.device.type != "mps"
+    adamw = build_optimizer(task.model, config.optim, fused=fused)
+    model, optimizer = prepare(accelerator, task.model, adamw)
     return Trainer(
         task=task,
         model=model,
         optimizer=optimizer,
-        train_loader=split_loader(config, task, readers.train, accelerator, training=True),
-        val_loader=split_loader(config, task, readers.val, accelerator, training=False),
+        train_loader=split_loader(
+            config, task, readers.train, accelerator, training=True, keep_decoded=True
+        ),
+        val_loader=split_loader(
+            config, task, readers.val, accelerator, training=False, keep_decoded=True
+        ),
         accelerator=accelerator,
         agreement=Agreement(accelerator, stop, config.runtime.collective_timeout_s),
         checkpoints=checkpoints,
@@ -236,6 +238,8 @@ def lay_out(config: TaskConfig, task: Task, accelerator: Accelerator) -> None:
     # MPS has computed wrong convolutions in NHWC: not there until it is shown right.
     on_mps = accelerator.device.type == "mps"
     set_channels_last(task.model, config.runtime.channels_last and not on_mps)
+    if config.runtime.compile:
+        task.model.compile()
 
 
 def _fit(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
@@ -248,8 +252,10 @@ def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
     """Measure the best weights, and leave them with the results and pictures in the run folder."""
     best = trainer.checkpoints.best()
     if best is not None:
-        load_model(trainer.task.model, best / WEIGHTS)
+        trainer.load_weights(best / WEIGHTS)
     epoch = trainer.position.best_epoch if best else trainer.position.epoch
+    if isinstance(trainer.task, ClassifierTask):
+        trainer.task.choose_thresholds(_train_records(config, trainer))
     measured = trainer.measure()
     metrics = {**measured.metrics, "epoch": epoch}
     if trainer.accelerator.is_main_process:
@@ -257,6 +263,8 @@ def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
         classes = trainer.val_loader.dataset.reader.manifest.classes
         # With these the file can be used without the run folder.
         metadata = {"classes": json.dumps(classes), "config": json.dumps(plain_config(config))}
+        if isinstance(trainer.task, ClassifierTask) and trainer.task.thresholds is not None:
+            metadata["thresholds"] = json.dumps(trainer.task.thresholds.tolist())
         with replaced_when_done(run_dir / FINAL_WEIGHTS) as temporary:
             save_weights(trainer.task.model, temporary, metadata)
         pictures = {"curves": run_dir / "curves.png"}
@@ -276,3 +284,11 @@ def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
         save_results(metrics, run_dir / RESULTS)
     trainer.accelerator.wait_for_everyone()
     return metrics
+
+
+def _train_records(config: TaskConfig, trainer: Trainer) -> list[Record]:
+    """The records of the train split, seen as an evaluation sees images."""
+    reader, accelerator = trainer.train_loader.dataset.reader, trainer.accelerator
+    loader = split_loader(config, trainer.task, reader, accelerator, training=False)
+    batches = trainer.agreement.evaluation(ahead_of_use(loader.evaluation(), accelerator.device))
+    return evaluate(trainer.task, trainer.model, batches, len(reader), accelerator).records

@@ -33,6 +33,7 @@ FREE_TO_CHANGE = (
     "data.cache_bytes",
     "features.folder",
     "features.max_gib",
+    "data.decoded_cache",
     "train.resume",
     "train.non_finite",
     "train.log_every",
