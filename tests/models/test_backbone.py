@@ -7,6 +7,7 @@ from vocdist.config import BackboneName
 from vocdist.errors import UserError
 from vocdist.models.backbone import LEVELS, FrozenBackbone, build_network
 from vocdist.models.classifier import Classifier
+from vocdist.models.dropout import SampleDropout
 
 
 @pytest.mark.parametrize("name", sorted(LEVELS))
@@ -71,6 +72,6 @@ def test_batch_norm_momentum_reaches_every_layer() -> None:
 
 def test_dropout_is_set_where_there_is_some() -> None:
     model = Classifier("mobilenet_v3_small", classes=3, dropout=0.5)
-    assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == [0.5]
+    assert [m.p for m in model.modules() if isinstance(m, SampleDropout)] == [0.5]
     with pytest.raises(UserError, match=r"model\.dropout=0\.5: resnet18 has no dropout"):
         Classifier("resnet18", classes=3, dropout=0.5)
