@@ -151,7 +151,8 @@ class CachedFolder:
         began = time.time()
         while True:
             with locked(self.rule.root / ".lock", create=True):
-                if part.exists():
+                # In this order: the part becomes the whole by one rename.
+                if part.exists() or self._is_there(file):
                     return
                 if bound is None or make_room(shards, file.size, bound):
                     part.touch()
