@@ -155,7 +155,7 @@ def _threshold_panel(row: ClassRow, f1: np.ndarray) -> Panel:
         marks=marks,
         verticals=[THRESHOLD],
     )
-    return Panel(row.name, svg, [(0, "best at", row.best_threshold)])
+    return Panel(row.name, svg, [(0, "at", row.best_threshold)])
 
 
 def _overview(f1: np.ndarray) -> Panel:
