@@ -122,7 +122,9 @@ def test_two_processes_train_as_one_does(demo_shards: Path, tmp_path: Path, task
     assert len(losses["one_cpu"]) >= 8
     np.testing.assert_allclose(losses["two_cpu"], losses["one_cpu"], rtol=1e-4)
     for name, value in weights["one_cpu"].items():
-        torch.testing.assert_close(weights["two_cpu"][name], value, rtol=1e-3, atol=1e-4)
+        # By their norm: where a gradient is nearly 0, Adam makes a whole step of its rounding.
+        difference = weights["two_cpu"][name].float() - value.float()
+        assert difference.norm() <= 1e-3 * value.float().norm() + 1e-4, name
 
 
 def test_uneven_shares_in_parts_give_the_gradient_of_the_whole_batch(
