@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -213,12 +214,18 @@ class BatchLoader:
             generator=torch.Generator(),
             worker_init_fn=_leave_stopping_to_the_main_process,
         )
+        # Any: what ends the worker processes has no public name.
+        batches: Any = iter(loader)
         try:
-            yield from loader
+            yield from batches
         except UserError as error:
             # What a worker raises arrives wrapped in its traceback; the last line is the message.
             last_line = str(error).strip().splitlines()[-1]
             raise UserError(last_line.rpartition("UserError: ")[2]) from None
+        finally:
+            if self.num_workers:
+                # An error's traceback would keep them waiting for work, deaf to SIGTERM.
+                batches._shutdown_workers()
 
     def _announced(self, parts: Sequence[list[SampleRequest]]) -> Iterable[list[SampleRequest]]:
         """The parts, with the shards they need fetched ahead where these are remote."""
