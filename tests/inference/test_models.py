@@ -200,7 +200,9 @@ def test_a_run_that_still_trains_has_its_best_checkpoint(
         shutil.copy(weights, run / "checkpoints" / checkpoint.name / weights.name)
     training = Classifier.load(run, device="cpu")
     assert training.classes == classifier.classes
-    assert training.predict(val_files[0]) == classifier.predict(val_files[0])
+    # Thresholds are chosen at the end: until then one half counts as present.
+    (now,), (final,) = training.predict(val_files[0]), classifier.predict(val_files[0])
+    assert now.scores == final.scores
 
 
 def test_mistakes_are_answered_with_the_remedy(

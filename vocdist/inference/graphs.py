@@ -51,7 +51,7 @@ class ProposalGraph(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Box and score all anchors."""
-        output, shapes = self.model(images, image_sizes)
+        output, shapes = self.model([images], image_sizes)
         padded = (images.shape[2], images.shape[3])
         # The model's own grid is kept by size, which a graph for all sizes cannot do.
         levels = zip(shapes, self._rule.scales_per_level, strict=True)
