@@ -120,7 +120,8 @@ def test_who_presses_ctrl_c_twice_means_it(second: signal.Signals) -> None:
 
 def batch(*, ends_step: bool) -> Batch:
     return Batch(
-        images=torch.zeros(1),
+        inputs=(torch.zeros(1, 3, 1, 1),),
+        size=(1, 1),
         targets={},
         indices=torch.zeros(1),
         weights=torch.ones(1),

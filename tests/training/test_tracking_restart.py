@@ -32,8 +32,8 @@ def test_killed_again_and_again_each_row_is_there_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
     session(run, start=-1, last=57, end="kill")
     held = len(read_history(run))
-    # W&B lost rows behind the checkpoint (step 40), which come again, and maybe some before it.
-    assert held < len(rows(1, 57))
+    # W&B may have lost rows: those behind the checkpoint (step 40) come again, the others too.
+    assert held <= len(rows(1, 57))
     session(run, start=40, last=171, end="kill")
     said = session(run, start=160, last=200, end="finish")
     history = read_history(run)
