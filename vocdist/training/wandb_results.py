@@ -62,7 +62,9 @@ def note_best(run: Run | None, run_dir: Path, metrics: Mapping[str, float]) -> N
     if run is None:
         return
     run.summary.update({f"best/{name}": value for name, value in metrics.items()})
-    log_model(run, f"{run_dir.resolve().name}-model", run_dir / FINAL_WEIGHTS, metrics)
+    # W&B takes at most 100 facts of an artifact: those of single classes are in the summary.
+    totals = {name: value for name, value in metrics.items() if "/" not in name}
+    log_model(run, f"{run_dir.resolve().name}-model", run_dir / FINAL_WEIGHTS, totals)
 
 
 def result_values(run_dir: Path, metrics: Mapping[str, float]) -> dict[str, Any]:
