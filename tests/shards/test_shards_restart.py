@@ -18,7 +18,7 @@ from vocdist.errors import UserError
     [(4, 2, True), (7, 2, False), pytest.param(1, 1, True, marks=pytest.mark.slow)],
 )
 def test_killed_and_run_again_it_ends_with_the_same_bytes(
-    small_root, tmp_path, undisturbed, hashes, shards, workers, with_workers, finish
+    small_root, tmp_path, undisturbed, shards, workers, with_workers, finish
 ):
     output = tmp_path / "test"
     process = start(small_root, output, f"workers={workers}")
@@ -28,7 +28,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
     kill = os.killpg if with_workers else os.kill
     kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    check_no_half_file(output, undisturbed, hashes)
+    check_no_half_file(output, undisturbed)
     kept = {p: p.stat().st_ino for p in output.glob("*.tar")}
     assert finish(output, workers=3 - workers) == undisturbed
     deadline = time.monotonic() + 10
@@ -42,7 +42,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(small_root, tmp_path, undisturbed, hashes, finish):
+def test_twenty_kills_at_random_moments(small_root, tmp_path, undisturbed, finish):
     rng = random.Random(0)
     began = time.monotonic()
     assert run(small_root, tmp_path / "timing", "workers=2").returncode == 0
@@ -58,7 +58,7 @@ def test_twenty_kills_at_random_moments(small_root, tmp_path, undisturbed, hashe
             os.killpg(process.pid, signal.SIGKILL)
             killed += 1
         process.wait()
-        check_no_half_file(output, undisturbed, hashes)
+        check_no_half_file(output, undisturbed)
     assert killed > 10
     assert finish(output, workers=2) == undisturbed
 
@@ -148,7 +148,7 @@ def test_a_folder_with_anything_else_is_refused_and_not_touched(small_root, make
 
 
 def test_a_record_cut_in_its_last_line_costs_that_shard_only(
-    small_root, tmp_path, undisturbed, hashes, finish
+    small_root, tmp_path, undisturbed, finish
 ):
     output = tmp_path / "test"
     process = start(small_root, output, "workers=1")
