@@ -28,7 +28,7 @@ import torchvision
 import torchvision.transforms as T
 from torch.utils.data import DataLoader
 
-from vocdist.data.loader import usable_cores
+from vocdist.data.workers import usable_cores
 
 REPO = Path(__file__).parents[1]
 

@@ -34,7 +34,7 @@ from torchvision.transforms import v2
 
 from vocdist.config import ClassifierConfig
 from vocdist.config_file import load_config
-from vocdist.data.loader import usable_cores
+from vocdist.data.workers import usable_cores
 from vocdist.shards.reader import ShardReader
 from vocdist.training.build import build_loader, build_reader
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from vocdist.data.dataset import Batch, ShardDataset
-from vocdist.data.loader import BatchLoader, Padding, ahead_of_use
+from vocdist.data.dataset import Batch, RequestedSamples
+from vocdist.data.loader import BatchLoader, ahead_of_use
+from vocdist.data.padding import Padding
 from vocdist.data.transforms import (
     ClassifierTrainTransform,
     RpnTransform,
@@ -33,7 +34,7 @@ def loader(
     padding: Padding | None = None,
     **options: int,
 ) -> BatchLoader:
-    dataset = ShardDataset(ShardReader(shards, split), transform, seed)
+    dataset = RequestedSamples(ShardReader(shards, split), transform, seed)
     return BatchLoader(dataset, global_batch, padding=padding, **options)  # type: ignore[arg-type]
 
 
@@ -188,8 +189,8 @@ def test_boxes_are_padded_with_a_mask_and_lie_in_their_images(demo_shards: Path)
 
 def test_a_mirrored_image_has_mirrored_boxes(demo_shards: Path) -> None:
     reader = ShardReader(demo_shards, "train")
-    plain = ShardDataset(reader, RpnTransform(64, 100), 0)
-    mirrored = ShardDataset(reader, SCALED, 0)
+    plain = RequestedSamples(reader, RpnTransform(64, 100), 0)
+    mirrored = RequestedSamples(reader, SCALED, 0)
     flips = 0
     for request in (
         r for part in loader(demo_shards)._training_parts(np.arange(36), 0) for r in part

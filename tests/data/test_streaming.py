@@ -7,8 +7,9 @@ import pytest
 import torch
 from fault_server import FaultServer
 
-from vocdist.data.dataset import ShardDataset
-from vocdist.data.loader import BatchLoader, Padding
+from vocdist.data.dataset import RequestedSamples
+from vocdist.data.loader import BatchLoader
+from vocdist.data.padding import Padding
 from vocdist.data.transforms import ClassifierEvalTransform, RpnTransform
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule
@@ -19,7 +20,7 @@ from vocdist.shards.reader import ShardReader
 def loader(reader: ShardReader, *, boxes: bool = False, **settings: int) -> BatchLoader:
     transform = RpnTransform(32, 64, False, True) if boxes else ClassifierEvalTransform(20, 16, 1.0)
     padding = Padding(32, 64, 32) if boxes else None
-    return BatchLoader(ShardDataset(reader, transform, seed=3), 2, padding=padding, **settings)
+    return BatchLoader(RequestedSamples(reader, transform, seed=3), 2, padding=padding, **settings)
 
 
 def cached_bytes(root: Path) -> int:

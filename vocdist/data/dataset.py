@@ -92,7 +92,7 @@ class Batch:
 RAGGED_TARGETS = ("boxes", "difficult")
 
 
-class ShardDataset(Dataset[tuple[SampleRequest, Example, int]]):
+class RequestedSamples(Dataset[tuple[SampleRequest, Example, int]]):
     """Decoded, transformed samples of one split, by request."""
 
     def __init__(

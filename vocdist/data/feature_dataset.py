@@ -16,7 +16,7 @@ FeatureItem = tuple[SampleRequest, list[Tensor], Mapping[str, Tensor], int]
 
 
 class FeatureDataset(Dataset[FeatureItem]):
-    """What `ShardDataset` with the same transform and seed gives, as features of the images."""
+    """What `RequestedSamples` with the same transform and seed gives, as features of the images."""
 
     def __init__(
         self, reader: ShardReader, files: FeatureFiles, transform: RpnTransform, seed: int
@@ -34,7 +34,7 @@ class FeatureDataset(Dataset[FeatureItem]):
     def __getitem__(self, request: SampleRequest) -> FeatureItem:
         """The request, the sample's levels (h_l, w_l, C_l), its targets and its seed."""
         annotations = self.reader.annotations[request.index]
-        # As in `ShardDataset`: the same draws, in the same order.
+        # As in `RequestedSamples`: the same draws, in the same order.
         rng = np.random.default_rng([self.seed, request.epoch, request.index])
         seed = int(rng.integers(2**62))
         mirrored = self.transform.draws_mirror(rng)

@@ -1,18 +1,12 @@
 """Batches for one rank: the global order, cut down to this rank's parts, decoded ahead of use."""
 
-import os
-import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
-from vocdist.data.dataset import Batch, SampleRequest, ShardDataset
+from vocdist.data.dataset import Batch, RequestedSamples, SampleRequest
 from vocdist.data.feature_dataset import FeatureDataset
-from vocdist.data.geometry import fitted_size, padded_size
 from vocdist.data.order import (
     epoch_order,
     global_batches,
@@ -20,41 +14,9 @@ from vocdist.data.order import (
     rank_parts,
     windowed_order,
 )
+from vocdist.data.padding import Padding
 from vocdist.data.prefetch import announced, parts_ahead
-from vocdist.errors import UserError
-
-# Batches that torch's DataLoader gives each worker ahead of use.
-PREFETCHED = 2
-
-
-@dataclass(frozen=True)
-class Padding:
-    """How images of varying size share a batch.
-
-    Attributes:
-        short_side: See `fitted_size`, pixels.
-        long_side: See `fitted_size`, pixels.
-        multiple: The padded sides are multiples of this, pixels.
-        snap: Scale to multiples of `multiple` instead of padding to them; then a batch holds images
-            of one size, otherwise of one orientation.
-    """
-
-    short_side: int
-    long_side: int
-    multiple: int
-    snap: bool = False
-
-    def sizes(self, stored: np.ndarray) -> np.ndarray:
-        """(N, 2) stored (height, width) -> (N, 2) scaled ones, pixels."""
-        bounds = self.short_side, self.long_side, self.multiple if self.snap else 1
-        scaled = [fitted_size(height, width, *bounds) for height, width in stored.tolist()]
-        return np.asarray(scaled).reshape(-1, 2)
-
-    def groups(self, sizes: np.ndarray) -> np.ndarray:
-        """(N, 2) scaled sizes -> (N,) ids: images of one id may share a batch."""
-        if self.snap:
-            return np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
-        return (sizes[:, 0] > sizes[:, 1]).astype(int)
+from vocdist.data.workers import PREFETCHED, loaded, usable_cores
 
 
 class BatchLoader:
@@ -77,7 +39,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        dataset: ShardDataset | FeatureDataset,
+        dataset: RequestedSamples | FeatureDataset,
         global_batch: int,
         *,
         rank: int = 0,
@@ -200,37 +162,20 @@ class BatchLoader:
     def _padded(self, batch: np.ndarray) -> tuple[int, int] | None:
         if self._padding is None or self._sizes is None:
             return None
-        return padded_size(self._sizes[batch], self._padding.multiple)
+        return self._padding.padded(self._sizes[batch])
 
     def _load(self, parts: Sequence[list[SampleRequest]]) -> Iterator[Batch]:
-        loader = DataLoader(
+        return loaded(
             self.dataset,
-            batch_sampler=self._announced(parts),
-            collate_fn=self.dataset.collate,
-            num_workers=self.num_workers,
-            prefetch_factor=PREFETCHED if self.num_workers else None,
+            self._announced(parts),
+            workers=self.num_workers,
             pin_memory=self._pin_memory,
-            # Its own: from torch's default generator it would take a number whenever it starts.
-            generator=torch.Generator(),
-            worker_init_fn=_leave_stopping_to_the_main_process,
         )
-        # Any: what ends the worker processes has no public name.
-        batches: Any = iter(loader)
-        try:
-            yield from batches
-        except UserError as error:
-            # What a worker raises arrives wrapped in its traceback; the last line is the message.
-            last_line = str(error).strip().splitlines()[-1]
-            raise UserError(last_line.rpartition("UserError: ")[2]) from None
-        finally:
-            if self.num_workers:
-                # An error's traceback would keep them waiting for work, deaf to SIGTERM.
-                batches._shutdown_workers()
 
     def _announced(self, parts: Sequence[list[SampleRequest]]) -> Iterable[list[SampleRequest]]:
         """The parts, with the shards they need fetched ahead where these are remote."""
         reader = self.dataset.reader
-        if not reader.is_remote or not isinstance(self.dataset, ShardDataset):
+        if not reader.is_remote or not isinstance(self.dataset, RequestedSamples):
             return parts
         lookahead = parts_ahead(
             len(parts), reader.shards, self._shuffle_shards, PREFETCHED * self.num_workers
@@ -250,20 +195,3 @@ def ahead_of_use(batches: Iterator[Batch], device: torch.device) -> Iterator[Bat
             yield current
     if upcoming is not None:
         yield upcoming
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """Ignore what a scheduler or a launcher sends to all processes of a run at once.
-
-    The main process saves and leaves; a loader process that died of it first would be an error.
-    """
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)

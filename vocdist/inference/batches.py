@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vocdist.data.dataset import Batch, SampleRequest, collate
-from vocdist.data.loader import usable_cores
 from vocdist.data.transforms import Example
+from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.inference.images import ImageSource, image_pixels, image_size
 from vocdist.shards.reader import Annotations

@@ -17,7 +17,7 @@ from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vocdist.config import RuntimeConfig
-from vocdist.data.loader import usable_cores
+from vocdist.data.workers import usable_cores
 from vocdist.errors import ProcessLost, SharedError, UserError
 from vocdist.models.batch_norm import SyncBatchNorm
 from vocdist.training.memory import reuse_memory

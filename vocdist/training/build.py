@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from vocdist.config import ClassifierConfig, DataConfig, RpnConfig
 from vocdist.config_file import load_config
 from vocdist.data.cache import DecodedCache
-from vocdist.data.dataset import ShardDataset
+from vocdist.data.dataset import RequestedSamples
 from vocdist.data.feature_dataset import FeatureDataset
 from vocdist.data.feature_files import FeatureFiles
-from vocdist.data.geometry import padded_size, shrink, shrunk_size
-from vocdist.data.loader import BatchLoader, Padding, usable_cores
+from vocdist.data.geometry import shrink, shrunk_size
+from vocdist.data.loader import BatchLoader
+from vocdist.data.padding import Padding
 from vocdist.data.transforms import (
     ClassifierEvalTransform,
     ClassifierTrainTransform,
@@ -22,6 +23,7 @@ from vocdist.data.transforms import (
     RpnTransform,
     Transform,
 )
+from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
 from vocdist.models.classifier import Classifier
@@ -107,7 +109,7 @@ class EvaluationView:
         """(height, width) of the input that an image of this size becomes; None: always one."""
         if self.padding is None:
             return None
-        return padded_size(self.padding.sizes(np.array([stored_hw])), self.padding.multiple)
+        return self.padding.padded(self.padding.sizes(np.array([stored_hw])))
 
     def example(
         self, pixels: Tensor, stored: Annotations, shape: tuple[int, int] | None
@@ -144,13 +146,15 @@ def build_loader(
     config asks for, where epochs will follow each other.
     """
     transform = _transform(config, len(reader.manifest.classes), training)
-    dataset: ShardDataset | FeatureDataset
+    dataset: RequestedSamples | FeatureDataset
     if features is not None:
         assert isinstance(transform, RpnTransform)
         dataset = FeatureDataset(reader, features, transform, config.train.seed)
     else:
         cache = _cache(config, reader) if keep_decoded and config.data.decoded_cache else None
-        dataset = ShardDataset(reader, transform, config.train.seed, config.data.short_side, cache)
+        dataset = RequestedSamples(
+            reader, transform, config.train.seed, config.data.short_side, cache
+        )
     return BatchLoader(
         dataset,
         config.train.global_batch if training else config.train.eval_batch,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from vocdist.atomic import replaced_when_done
-from vocdist.data.loader import usable_cores
+from vocdist.data.workers import usable_cores
 
 ENVIRONMENT = "environment.json"
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vocdist.config import OptimConfig, TrainConfig
-from vocdist.data.dataset import Batch, ShardDataset
+from vocdist.data.dataset import Batch, RequestedSamples
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import SharedError, UserError
 from vocdist.training.accelerator import average_buffers, learning_batch_norms, raise_together
@@ -233,7 +233,7 @@ class Trainer:
 
     def _cache_figures(self) -> dict[str, float]:
         dataset = self.train_loader.dataset
-        cache = dataset.cache if isinstance(dataset, ShardDataset) else None
+        cache = dataset.cache if isinstance(dataset, RequestedSamples) else None
         return {} if cache is None else {"perf/cache_hits": cache.take_hit_share()}
 
     def save(self, *, best: bool) -> None:

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.data.dataset import Batch
-from vocdist.data.loader import usable_cores
+from vocdist.data.workers import usable_cores
 from vocdist.training.accelerator import build_accelerator
 from vocdist.training.build import TaskConfig, build_reader, build_task, resolve_features
 from vocdist.training.checkpoint import Checkpoints, Position
