@@ -149,7 +149,7 @@ def notebook(args: argparse.Namespace) -> dict[str, float]:
 
 def bare_step(args: argparse.Namespace) -> dict[str, float]:
     """Forward, backward and update on one batch in memory."""
-    from vocdist.config import OptimConfig
+    from vocdist.config.training import OptimConfig
     from vocdist.models.classifier import Classifier
     from vocdist.models.losses import MultilabelLoss
     from vocdist.models.pixels import set_channels_last

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config_file import load_config
 from vocdist.data.cache import DecodedCache
 from vocdist.data.loader import BatchLoader
@@ -53,7 +53,7 @@ def loader(shards: Path, task: str, workers: int, cache_mb: float) -> BatchLoade
     overrides = [f"data.shards={shards}", f"data.num_workers={workers}", "train.global_batch=8"]
     more = [f"data.decoded_cache={cache_mb}MB", "data.short_side=80"]
     if task == "classifier":
-        config: ClassifierConfig | RpnConfig = load_config(
+        config: TaskConfig = load_config(
             ClassifierConfig, None, [*overrides, *more, "input.size=32"]
         )
     else:

@@ -3,7 +3,7 @@ from typing import get_args
 import pytest
 import torch
 
-from vocdist.config import BackboneName
+from vocdist.config.values import BackboneName
 from vocdist.errors import UserError
 from vocdist.models.backbone import LEVELS, FrozenBackbone, build_network
 from vocdist.models.classifier import Classifier

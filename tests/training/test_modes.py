@@ -7,11 +7,11 @@ import pytest
 import torch
 from launch import CLASSIFIER, RPN, launch, run_script
 
-from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config_file import load_config
 from vocdist.errors import UserError
 from vocdist.training.accelerator import build_accelerator
-from vocdist.training.build import TaskConfig, build_loader, build_reader, build_task
+from vocdist.training.build import build_loader, build_reader, build_task
 from vocdist.training.debugging import debug_run, smaller
 from vocdist.training.dry_run import dry_run, step_memory
 from vocdist.training.overfit import NEAR_ZERO, overfit

@@ -1,6 +1,6 @@
 import pytest
 
-from vocdist.config import OptimConfig
+from vocdist.config.training import OptimConfig
 from vocdist.models.classifier import Classifier
 from vocdist.training.optimizer import build_optimizer
 

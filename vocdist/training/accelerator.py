@@ -16,7 +16,7 @@ from accelerate.utils import (
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vocdist.config import RuntimeConfig
+from vocdist.config.training import RuntimeConfig
 from vocdist.data.workers import usable_cores
 from vocdist.errors import ProcessLost, SharedError, UserError
 from vocdist.models.batch_norm import SyncBatchNorm

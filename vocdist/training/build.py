@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from vocdist.config import ClassifierConfig, DataConfig, RpnConfig
+from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
+from vocdist.config.training import DataConfig
 from vocdist.config_file import load_config
 from vocdist.data.cache import DecodedCache
 from vocdist.data.dataset import RequestedSamples
@@ -44,7 +45,6 @@ from vocdist.training.rpn_task import ProposalModel, RpnTask
 from vocdist.training.run_folder import CONFIG, FINAL_WEIGHTS
 from vocdist.training.task import Task
 
-TaskConfig = ClassifierConfig | RpnConfig
 # Of the classifier's whole frames: sides are multiples of this, and the long one at most so many
 # short ones.
 FRAME_MULTIPLE = 32

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from vocdist.config import RpnConfig
+from vocdist.config import RpnConfig, TaskConfig
 from vocdist.errors import UserError
 from vocdist.training.accelerator import build_accelerator
-from vocdist.training.build import TaskConfig
 from vocdist.training.run import train
 from vocdist.training.run_folder import CHECKPOINTS, FINAL_WEIGHTS
 

@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from vocdist.config import RpnConfig
+from vocdist.config import RpnConfig, TaskConfig
 from vocdist.data.dataset import Batch
 from vocdist.training.build import (
-    TaskConfig,
     build_loader,
     build_reader,
     build_task,

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from vocdist.config import FeaturesConfig
+from vocdist.config.rpn import FeaturesConfig
 from vocdist.data.dataset import Batch
 from vocdist.data.feature_files import (
     STORED_DTYPE,

@@ -2,12 +2,12 @@
 
 from accelerate import Accelerator
 
-from vocdist.config import RpnConfig
+from vocdist.config import RpnConfig, TaskConfig
 from vocdist.data.feature_files import FeatureFiles
 from vocdist.data.loader import BatchLoader
 from vocdist.errors import UserError
 from vocdist.shards.reader import ShardReader
-from vocdist.training.build import TaskConfig, build_loader
+from vocdist.training.build import build_loader
 from vocdist.training.features import cached_features
 from vocdist.training.rpn_task import ProposalModel
 from vocdist.training.task import Task

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vocdist.config import OptimConfig, TrainConfig
+from vocdist.config.training import OptimConfig, TrainConfig
 from vocdist.data.dataset import Batch, RequestedSamples
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import SharedError, UserError

@@ -3,7 +3,7 @@
 from torch import nn
 from torch.optim import AdamW
 
-from vocdist.config import OptimConfig
+from vocdist.config.training import OptimConfig
 from vocdist.models.weights import in_backbone
 
 

@@ -6,12 +6,11 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from vocdist.config import RpnConfig
+from vocdist.config import RpnConfig, TaskConfig
 from vocdist.data.dataset import Batch
 from vocdist.errors import UserError
 from vocdist.training.accelerator import build_accelerator, prepare
 from vocdist.training.build import (
-    TaskConfig,
     build_loader,
     build_reader,
     build_task,

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.data.dataset import Batch
 from vocdist.data.workers import usable_cores
 from vocdist.training.accelerator import build_accelerator
-from vocdist.training.build import TaskConfig, build_reader, build_task, resolve_features
+from vocdist.training.build import build_reader, build_task, resolve_features
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.loop import Trainer
 from vocdist.training.phases import PHASES, PhaseTimer, Timed

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from vocdist.atomic import replaced_when_done
-from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config_file import plain_config
 from vocdist.data.loader import ahead_of_use
 from vocdist.errors import UserError
@@ -22,7 +22,6 @@ from vocdist.shards.reader import ShardReader
 from vocdist.training.accelerator import build_accelerator, prepare
 from vocdist.training.agreement import Agreement
 from vocdist.training.build import (
-    TaskConfig,
     build_loader,
     build_reader,
     build_task,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vocdist.atomic import replaced_when_done
-from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config_file import config_differences, load_config, read_yaml, save_config
 from vocdist.errors import UserError
 from vocdist.training.checkpoint import Checkpoints, Position, load_position
@@ -87,7 +87,7 @@ def task_of(run_dir: Path) -> str:
     return str(read_yaml(path).get("task"))
 
 
-def load_run_config(run_dir: Path, overrides: list[str]) -> ClassifierConfig | RpnConfig:
+def load_run_config(run_dir: Path, overrides: list[str]) -> TaskConfig:
     """The config a run was trained with, as the type of its task.
 
     Raises:

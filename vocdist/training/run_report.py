@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from vocdist.atomic import replaced_when_done
-from vocdist.config import RpnConfig
+from vocdist.config import RpnConfig, TaskConfig
 from vocdist.config_file import read_yaml
 from vocdist.data.boxes import rows_to_xyxy
 from vocdist.data.decode import decode_image
@@ -32,7 +32,6 @@ from vocdist.report.predictions import (
 from vocdist.report.run_data import RunData, flat
 from vocdist.rpn.anchors import cell_anchors
 from vocdist.shards.reader import ShardReader
-from vocdist.training.build import TaskConfig
 from vocdist.training.environment import ENVIRONMENT, read_starts
 from vocdist.training.rpn_task import CURVE_COUNTS
 from vocdist.training.run_folder import CONFIG, RESULTS, load_results

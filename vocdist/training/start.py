@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from vocdist.config import TaskConfig
 from vocdist.errors import UserError
-from vocdist.training.build import TaskConfig
 
 FLAGS = ("--debug", "--dry-run", "--profile")
 OVERFIT = "--overfit"

@@ -1,0 +1,60 @@
+"""The settings of `scripts/make_shards.py`."""
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from vocdist.config.training import TrackingConfig
+from vocdist.config.values import STRICT, Count, Fraction, JpegQuality, Place
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ShardsConfig:
+    """Conversion of one VOC root into shards.
+
+    Attributes:
+        source: A folder that holds a VOC tree, its URL, or `kaggle:owner/name`.
+        output: The folder to write, one per data set; or its URL (`s3://`, `gs://`, `hf://`).
+        name: The data set's name in the manifest; the output folder's name when null.
+        classes: Class names in the order of their ids; VOC's twenty when null. Objects of other
+            names are counted and left out.
+        split: `seeded` (shuffle and cut) or `lists` (`ImageSets/Main/{train,val}.txt`).
+        split_ratio: Share of the samples that go to train in a seeded split.
+        split_seed: Seed of that shuffle.
+        skip_difficult: Leave out boxes flagged as difficult.
+        strict: Stop at the first file or box that cannot be used as it is, instead of leaving it
+            out (or clipping the box) and reporting it.
+        max_rejected: Share of the files that may be left out for a fault.
+        follow_links: Take files that are links to places outside the VOC tree.
+        decode_images: Decode every image to its end, which takes most of the time of a conversion;
+            false looks at its first and last bytes only.
+        max_side: Scale images whose long side exceeds this many pixels, boxes too; null: none.
+        jpeg_quality: Of the images that are scaled, 1 to 100.
+        samples_per_shard: Samples in each tar file; the last of a split may hold fewer.
+        workers: Processes that read images and write shards.
+        engine: What runs them: `loky` (this machine), or a cluster of `ray` or `dask`, whose
+            machines see source and output under the same paths. RAY_ADDRESS and
+            DASK_SCHEDULER_ADDRESS name a running cluster; a Dask one is used as a whole.
+        pictures: Draw statistics and a contact sheet beside the shards.
+        tracking: Of the data set, as a W&B artifact: manifest, pictures, and where the shards are.
+    """
+
+    source: str
+    output: Place
+    name: str | None = None
+    classes: tuple[str, ...] | None = None
+    split: Literal["seeded", "lists"] = "seeded"
+    split_ratio: Fraction = 0.8
+    split_seed: int = 42
+    skip_difficult: bool = False
+    strict: bool = False
+    max_rejected: Fraction = 0.1
+    follow_links: bool = False
+    decode_images: bool = True
+    max_side: Count | None = None
+    jpeg_quality: JpegQuality = 90
+    samples_per_shard: Count = 500
+    workers: Count = 1
+    engine: Literal["loky", "ray", "dask"] = "loky"
+    pictures: bool = True
+    tracking: TrackingConfig = TrackingConfig(wandb="disabled")
