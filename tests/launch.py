@@ -74,18 +74,6 @@ def launch(
     )
 
 
-def run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of the repo without the launcher."""
-    return subprocess.run(
-        [sys.executable, str(REPO / "scripts" / script), *arguments],
-        cwd=REPO,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 class Launched:
     """A script started through the launcher, in a process group of its own, to be disturbed.
 

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 import yaml
-from launch import run_script
+from forked import run_script
 from safetensors import safe_open
 from torchvision.ops import nms
 
@@ -86,6 +86,7 @@ def test_an_rpn_in_onnx_proposes_what_it_proposes_here(
         assert distance.min(dim=0).values.max() < 0.01 > distance.min(dim=1).values.max()
 
 
+@pytest.mark.slow
 def test_torch_export_computes_the_same_for_other_sizes(rpn_run: Path, tmp_path: Path) -> None:
     trained = load_trained(rpn_run, "cpu")
     graph, size = export_graph(trained), example_size(trained)

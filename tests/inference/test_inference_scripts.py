@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launch import run_script
+from forked import run_script
 from PIL import Image
 from pycocotools.coco import COCO
 

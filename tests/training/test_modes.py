@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import CLASSIFIER, RPN, launch, run_script
+from forked import run_script
+from launch import CLASSIFIER, RPN
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config_file import load_config
@@ -185,7 +186,7 @@ def test_a_debug_run_differs_in_size_alone(tmp_path: Path) -> None:
 def test_a_debug_run_does_everything(demo_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = [f"data.shards={demo_shards}", f"run.dir={run}", *CLASSIFIER, "--debug"]
-    done = launch("train_classifier.py", *arguments)
+    done = run_script("train_classifier.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert "going on from" in done.stdout
     assert "went on from step 1 in" in done.stdout and "the very same weights" in done.stdout

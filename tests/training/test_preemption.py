@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from launch import Launched, launch, run_script
+from forked import run_script
+from launch import Launched, launch
 from run_files import rows_of, same_end, status_of
 
 from vocdist.shards.convert import convert

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import CLASSIFIER, REPO, command, environment, launch, run_script
+from forked import run_script
+from launch import CLASSIFIER, REPO, command, environment, launch
 from PIL import Image
 from safetensors.torch import load_file
 from wandb_file import read_history
@@ -68,7 +69,7 @@ def test_wandb_has_the_rows_of_the_file(classifier_run: Path) -> None:
 
 def test_started_again_a_finished_run_does_nothing(classifier_run: Path, demo_shards: Path) -> None:
     before = (classifier_run / "metrics.jsonl").read_bytes()
-    again = launch(
+    again = run_script(
         "train_classifier.py",
         f"data.shards={demo_shards}",
         f"run.dir={classifier_run}",
@@ -145,7 +146,7 @@ def test_half_precision_trains_and_where_it_cannot_says_so(
 ) -> None:
     arguments = [f"data.shards={demo_shards}", f"run.dir={tmp_path / 'run'}", *CLASSIFIER]
     short = [*arguments, "train.epochs=1", "data.limit_train=12", "tracking.wandb=disabled"]
-    done = launch("train_classifier.py", *short, "runtime.mixed_precision=bf16")
+    done = run_script("train_classifier.py", *short, "runtime.mixed_precision=bf16")
     assert done.returncode == 0, done.stderr
     assert "epoch 1/1" in done.stdout
     refused = run_script(
@@ -156,8 +157,8 @@ def test_half_precision_trains_and_where_it_cannot_says_so(
 
 @pytest.mark.parametrize("script", ["train_classifier.py", "train_rpn.py"])
 def test_without_shards_it_says_how_to_make_some(script: str, tmp_path: Path) -> None:
-    done = launch(script, f"data.shards={tmp_path / 'none'}", f"run.dir={tmp_path / 'run'}")
-    assert done.returncode != 0
+    done = run_script(script, f"data.shards={tmp_path / 'none'}", f"run.dir={tmp_path / 'run'}")
+    assert done.returncode == 2
     assert "no shards here" in done.stderr
     assert done.stderr.count("scripts/make_shards.py source=") == 2
     assert "scripts/make_demo_data.py" in done.stderr

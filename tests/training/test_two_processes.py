@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launch import command, environment, launch
+from forked import run_script
+from launch import command, environment
 from safetensors.torch import load_file
 
 from vocdist.data.order import epoch_order
@@ -32,7 +33,7 @@ def number_of(world: int) -> list[str]:
     [
         pytest.param(1, False, marks=pytest.mark.slow),
         (2, False),
-        (4, True),
+        pytest.param(4, True, marks=pytest.mark.slow),
         pytest.param(4, False, marks=pytest.mark.slow),
     ],
 )
@@ -61,22 +62,20 @@ def test_processes_see_each_sample_once_in_one_order_and_equal_steps(
     assert len(set(seen)) == len(seen) == (30 if drop_last else 36)
 
 
-@pytest.mark.parametrize("task", ["classifier", pytest.param("rpn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", ["classifier", "rpn"])
 def test_metrics_are_the_same_to_the_last_digit_on_any_number_of_processes(
     demo_shards: Path, tmp_path: Path, task: str
 ) -> None:
     run, small = tmp_path / "run", "train.eval_batch=2"
     own = rpn_overrides(demo_shards) if task == "rpn" else [f"data.shards={demo_shards}", *FAST]
-    done = launch(f"train_{task}.py", *own, small, f"run.dir={run}", config="two_cpu")
+    done = run_script(f"train_{task}.py", *own, small, f"run.dir={run}", world=2)
     assert done.returncode == 0, done.stderr
     # One line an epoch and not two: the main process speaks alone.
     assert done.stdout.count("epoch 1/") == 1
     found = []
     for world in (1, 2, 3):
         output = tmp_path / f"{world}.json"
-        config = "one_cpu" if world == 1 else "two_cpu"
-        arguments = (str(run), "--json", str(output))
-        done = launch("evaluate.py", *arguments, config=config, options=number_of(world))
+        done = run_script("evaluate.py", str(run), "--json", str(output), world=world)
         assert done.returncode == 0, done.stderr
         found.append((json.loads(output.read_text()), done.stdout))
     # Val has nine samples in five batches of two: three ranks have two, two and one of them.
@@ -112,18 +111,18 @@ def test_two_processes_train_as_one_does(demo_shards: Path, tmp_path: Path, task
     own = [f"data.shards={demo_shards}", *FAST, "train.log_every=1", "train.global_batch=5"]
     overrides = rpn_overrides(demo_shards) if task == "rpn" else [*own, "train.epochs=1"]
     losses, weights = {}, {}
-    for config in ("one_cpu", "two_cpu"):
-        run = tmp_path / config
-        done = launch(f"train_{task}.py", *overrides, f"run.dir={run}", config=config)
+    for world in (1, 2):
+        run = tmp_path / str(world)
+        done = run_script(f"train_{task}.py", *overrides, f"run.dir={run}", world=world)
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        losses[config] = [row["train/loss"] for row in rows if "train/loss" in row]
-        weights[config] = load_file(run / "model.safetensors")
-    assert len(losses["one_cpu"]) >= 8
-    np.testing.assert_allclose(losses["two_cpu"], losses["one_cpu"], rtol=1e-4)
-    for name, value in weights["one_cpu"].items():
+        losses[world] = [row["train/loss"] for row in rows if "train/loss" in row]
+        weights[world] = load_file(run / "model.safetensors")
+    assert len(losses[1]) >= 8
+    np.testing.assert_allclose(losses[2], losses[1], rtol=1e-4)
+    for name, value in weights[1].items():
         # By their norm: where a gradient is nearly 0, Adam makes a whole step of its rounding.
-        difference = weights["two_cpu"][name].float() - value.float()
+        difference = weights[2][name].float() - value.float()
         assert difference.norm() <= 1e-3 * value.float().norm() + 1e-4, name
 
 
@@ -133,19 +132,14 @@ def test_uneven_shares_in_parts_give_the_gradient_of_the_whole_batch(
     # Adam hardly feels a wrong factor, so the gradient itself is compared.
     script = Path(__file__).with_name("show_gradient.py")
     found = {}
-    for config, parts in (("one_cpu", 1), ("two_cpu", 2)):
-        output = tmp_path / f"{config}.pt"
-        more = [*rpn_overrides(demo_shards), f"train.accumulate={parts}"]
-        subprocess.run(
-            command(script, str(output), *more, config=config),
-            check=True,
-            env=environment(),
-            capture_output=True,
-            timeout=600,
-        )
-        found[config] = torch.load(output, weights_only=True)
+    for world in (1, 2):
+        output = tmp_path / f"{world}.pt"
+        more = [*rpn_overrides(demo_shards), f"train.accumulate={world}"]
+        done = run_script(script, str(output), *more, world=world)
+        assert done.returncode == 0, done.stderr
+        found[world] = torch.load(output, weights_only=True)
     # Five samples in parts of three and two, one of each on the first rank.
-    assert (found["one_cpu"]["parts"], found["two_cpu"]["parts"]) == (1, 2)
-    whole = found["one_cpu"]["gradient"]
-    torch.testing.assert_close(found["two_cpu"]["gradient"], whole, rtol=1e-3, atol=1e-6)
+    assert (found[1]["parts"], found[2]["parts"]) == (1, 2)
+    whole = found[1]["gradient"]
+    torch.testing.assert_close(found[2]["gradient"], whole, rtol=1e-3, atol=1e-6)
     assert whole.norm() > 0.01

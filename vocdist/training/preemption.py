@@ -50,6 +50,8 @@ class StopRequest:
         self._has_peers = has_peers
         self._agreed = False
         self._waiting = False
+        self._cutting = False
+        self._nudges = 0
         self._first_heard: tuple[float, int] | None = None
         self._launcher = os.getppid() if _was_launched() else None
         # The frames of a broken-off wait: while they live, nobody waits for the loader to end.
@@ -84,8 +86,11 @@ class StopRequest:
                 finally:
                     self._waiting = False
                 yield item
-        except _CutShort as cut:
-            self._cut = cut
+        except BaseException as error:
+            # Raised inside a lock's own code, the cut comes out as that code's next failure.
+            if not self._cutting:
+                raise
+            self._cut = error
 
     def __enter__(self) -> Self:
         """Begin to listen."""
@@ -121,6 +126,7 @@ class StopRequest:
         """In the main thread, between two of its bytecodes."""
         self.ask(signal.Signals(number).name)
         if self._waiting:
+            self._cutting = True
             raise _CutShort
 
     def _listen(self) -> None:
@@ -137,6 +143,9 @@ class StopRequest:
         """In the listening thread, at once."""
         if number not in SIGNALS:
             return  # of another handler, such as torch's for SIGCHLD
+        if number == signal.SIGUSR1 and self._nudges:
+            self._nudges -= 1
+            return
         self.ask(signal.Signals(number).name)
         now = time.monotonic()
         if self._first_heard is None:
@@ -152,12 +161,14 @@ class StopRequest:
         """See to it that what was asked for happens."""
         if self._first_heard is None:
             self._first_heard = time.monotonic(), 0
-        if self._waiting and hasattr(signal, "pthread_kill"):
+        waited = time.monotonic() - self._first_heard[0]
+        # Not at once: a second one would fall into the unwinding of the first.
+        if self._waiting and waited > TICK_S / 2 and hasattr(signal, "pthread_kill"):
             # Its launcher died, or a destructor swallowed the exception: raise it (again).
+            self._nudges += 1
             with contextlib.suppress(ProcessLookupError):
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
         patience = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", LAUNCHER_PATIENCE_S))
-        waited = time.monotonic() - self._first_heard[0]
         if self._has_peers and not self._agreed and waited > max(1, patience - MARGIN_S):
             _leave(
                 f"asked to stop ({self.reason}), but the other processes did not answer in "

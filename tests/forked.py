@@ -1,19 +1,25 @@
-"""Runs trainings in processes that are forked from one that has imported everything.
+"""Runs scripts and trainings in processes forked from one that has imported everything.
 
-Each is a process of its own that calls the real `train`, with ranks that meet as under the real
-launcher; only the import of torch and its friends, seconds for each process, is shared.
+Each is a process of its own that runs the real script, or calls the real `train`, with ranks that
+meet as under the real launcher; only the import of torch and its friends, seconds for each process,
+is shared. `launch.py` is for tests of what the launcher does.
 """
 
 import contextlib
 import json
 import multiprocessing
 import os
+import runpy
 import socket
+import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+
+import launch
 
 from vocdist.command import run_command
 from vocdist.config import ClassifierConfig, RpnConfig
@@ -32,6 +38,40 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def environments(world: int) -> list[dict[str, str]]:
+    """What the launcher tells each rank."""
+    # As if the cores were shared by many: one thread each, which a busy machine forgives.
+    alone = {"LOCAL_WORLD_SIZE": "64", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if world == 1:
+        return [alone]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared = alone | meeting | {"WORLD_SIZE": str(world)}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+
+
+def run_script(
+    script: str | Path, *arguments: str, world: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of the repo on `world` processes, without the launcher; output as text."""
+    path = launch.REPO / "scripts" / script
+    with tempfile.TemporaryDirectory() as folder:
+        log, ranks = Path(folder), []
+        for rank, environment in enumerate(environments(world)):
+            called = (path, list(arguments), environment, log / str(rank))
+            process = CONTEXT.Process(target=_run_script, args=called)
+            process.start()
+            ranks.append(process)
+        for process in ranks:
+            process.join(240)
+        codes = [process.exitcode for process in ranks]
+        stdout, stderr = (
+            "".join((log / f"{rank}.{name}").read_text() for rank in range(world))
+            for name in ("out", "err")
+        )
+    code = next((code for code in codes if code != 0), 0)
+    return subprocess.CompletedProcess([str(path), *arguments], code or 0, stdout, stderr)
+
+
 def start_ranks(
     task: str,
     overrides: Sequence[str],
@@ -41,15 +81,9 @@ def start_ranks(
     prepare: Prepare | None = None,
 ) -> list[ForkServerProcess]:
     """Start a training on `world` processes; output goes to `log`, `prepare(log)` runs first."""
-    port, ranks = free_port(), []
+    ranks = []
     log.mkdir(parents=True, exist_ok=True)
-    for rank in range(world):
-        environment: dict[str, object] = {}
-        if world > 1:
-            environment |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        # As if the cores were shared by many: one thread each, which a busy machine forgives.
-        environment["LOCAL_WORLD_SIZE"] = 64
+    for environment in environments(world):
         arguments = (task, list(overrides), environment, log, prepare)
         process = CONTEXT.Process(target=_train, args=arguments)
         process.start()
@@ -99,15 +133,29 @@ def note_samples(log: Path) -> None:
     ShardReader.read = counted_read  # type: ignore[method-assign]
 
 
+def _run_script(
+    path: Path, arguments: list[str], environment: dict[str, str], output: Path
+) -> None:
+    clean = launch.environment()
+    os.environ.clear()
+    os.environ.update(clean | environment)
+    os.chdir(launch.REPO)
+    for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
+        file = output.with_suffix(f".{name}").open("w")
+        # The descriptor as well: not all that speaks is Python.
+        os.dup2(file.fileno(), stream.fileno())
+    sys.argv = [str(path), *arguments]
+    runpy.run_path(str(path), run_name="__main__")
+
+
 def _train(
     task: str,
     overrides: list[str],
-    environment: dict[str, object],
+    environment: dict[str, str],
     log: Path,
     prepare: Prepare | None,
 ) -> None:
-    os.environ.update({name: str(value) for name, value in environment.items()})
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.update(environment)
     output = (log / f"{os.getpid()}.out").open("w", buffering=1)
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
