@@ -11,14 +11,16 @@ class WeightAverage:
     """The average of a model's learning parameters over the steps so far.
 
     BatchNorm's statistics are averages already and stay the model's own. Parameters are equal on
-    all ranks, so their average is too.
+    all ranks, so their average is too. Without a `decay` nothing is averaged: the model's own
+    weights are what is measured and kept.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
         """Start from the parameters as they are, on their device."""
         self._decay = decay
-        self._names = [name for name, p in model.named_parameters() if p.requires_grad]
-        self._live = [p for p in model.parameters() if p.requires_grad]
+        averaged = [] if decay is None else list(model.named_parameters())
+        self._names = [name for name, p in averaged if p.requires_grad]
+        self._live = [p for _, p in averaged if p.requires_grad]
         self._average = [p.detach().clone() for p in self._live]
 
     @torch.no_grad()
@@ -27,6 +29,8 @@ class WeightAverage:
 
         The first steps weigh more, so that the random start is soon forgotten.
         """
+        if self._decay is None:
+            return
         decay = min(self._decay, (1 + global_step) / (10 + global_step))
         torch._foreach_lerp_(self._average, [p.detach() for p in self._live], 1 - decay)
 

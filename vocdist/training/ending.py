@@ -38,7 +38,7 @@ def run_to_the_end(
         try:
             results = work()
         except StopAgreed:
-            trainer.save_for_a_stop()
+            trainer.saver.save_for_a_stop(trainer.position)
             status.write("interrupted", stop.reason)
             raise Interrupted(
                 f"interrupted at step {trainer.position.global_step} by {stop.reason}, and saved: "
@@ -71,7 +71,7 @@ class _Status:
         if not self._trainer.accelerator.is_main_process:
             return
         position = self._trainer.position
-        saved = self._trainer.saved
+        saved = self._trainer.saver.saved
         status = {
             "state": state,
             "epoch": position.epoch,

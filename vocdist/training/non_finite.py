@@ -169,6 +169,13 @@ class FiniteGuard:
                 )
             self.skipped += 1
 
+    def summary(self, steps: int) -> str:
+        """How many of a run's `steps` were skipped, and where they are written down."""
+        return (
+            f"{self.skipped} of {steps} steps were skipped, their loss or gradient was not finite: "
+            f"{self._path}"
+        )
+
     def _judge(self, step: Step, norm: Tensor | None) -> Tensor:
         if norm is not None:
             return (~torch.isfinite(norm)).float()

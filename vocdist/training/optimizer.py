@@ -1,6 +1,8 @@
-"""AdamW over groups of parameters: a rate for the backbone and one for the rest, decay or none."""
+"""AdamW over groups of parameters, its rates, and the norm of what it is given."""
 
-from torch import nn
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from vocdist.config.training import OptimConfig
@@ -10,8 +12,8 @@ from vocdist.models.weights import in_backbone
 def build_optimizer(model: nn.Module, optim: OptimConfig, *, fused: bool = False) -> AdamW:
     """AdamW over what learns in a task's model.
 
-    Each group carries its `peak_lr`, which the loop multiplies by the schedule's factor. `fused`
-    updates all tensors in one kernel.
+    A group for each rate (the backbone's, the rest's) and decay, which carries its `peak_lr`.
+    `fused` updates all tensors in one kernel.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -29,3 +31,22 @@ def build_optimizer(model: nn.Module, optim: OptimConfig, *, fused: bool = False
         ],
         fused=fused,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Give each group the schedule's factor of its peak rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def gradient_norm(
+    accelerator: Accelerator, model: nn.Module, *, clip_norm: float | None
+) -> Tensor | None:
+    """Norm of the gradient over all ranks, clipped to `clip_norm`; None where fp16 scales it."""
+    parameters = list(model.parameters())
+    norm: Tensor | None = None
+    if clip_norm is not None:
+        norm = accelerator.clip_grad_norm_(parameters, clip_norm)
+    elif accelerator.scaler is None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm if accelerator.scaler is None else None

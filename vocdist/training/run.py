@@ -122,7 +122,7 @@ def train(config: TaskConfig) -> dict[str, float]:
             config, task, readers, accelerator, checkpoints, tracker, position, stop=stop
         )
         if start.checkpoint:
-            trainer.restore(start.checkpoint)
+            trainer.saver.restore(start.checkpoint, position)
             accelerator.print(
                 f"going on from {start.checkpoint}: epoch {position.epoch + 1}, "
                 f"step {position.step}"
@@ -251,7 +251,7 @@ def _finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
     """Measure the best weights, and leave them with the results and pictures in the run folder."""
     best = trainer.checkpoints.best()
     if best is not None:
-        trainer.load_weights(best / WEIGHTS)
+        trainer.saver.load_weights(best / WEIGHTS)
     epoch = trainer.position.best_epoch if best else trainer.position.epoch
     if isinstance(trainer.task, ClassifierTask):
         trainer.task.choose_thresholds(_train_records(config, trainer))
