@@ -36,7 +36,7 @@ from vocdist.config import ClassifierConfig
 from vocdist.config_file import load_config
 from vocdist.data.workers import usable_cores
 from vocdist.shards.reader import ShardReader
-from vocdist.training.build import build_loader, build_reader
+from vocdist.training.loaders import build_loader, build_reader
 
 BATCH = 32
 

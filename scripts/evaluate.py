@@ -17,7 +17,7 @@ from vocdist.command import is_main_process, run_command, split_arguments, take_
 from vocdist.config import ClassifierConfig
 from vocdist.errors import UserError
 from vocdist.report.tables import classifier_table, recall_table
-from vocdist.training.run import evaluate_run
+from vocdist.training.measuring import measure_run
 
 
 def main(arguments: list[str]) -> None:
@@ -28,10 +28,11 @@ def main(arguments: list[str]) -> None:
         raise UserError("which run? python scripts/evaluate.py runs/classifier")
     if json_path:
         Path(json_path).parent.mkdir(parents=True, exist_ok=True)
-    config, metrics = evaluate_run(Path(run), overrides)
+    measured = measure_run(Path(run), overrides)
     if not is_main_process():
         return
-    is_classifier = isinstance(config, ClassifierConfig)
+    metrics = measured.evaluation.metrics
+    is_classifier = isinstance(measured.config, ClassifierConfig)
     Console().print(classifier_table(metrics) if is_classifier else recall_table(metrics))
     if json_path:
         Path(json_path).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")

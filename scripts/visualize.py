@@ -25,10 +25,10 @@ from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
 from vocdist.shards.manifest import MANIFEST_NAME
 from vocdist.shards.reader import ShardReader
 from vocdist.training.accelerator import build_accelerator
-from vocdist.training.build import build_loader, cache_rule
+from vocdist.training.loaders import build_loader, cache_rule
+from vocdist.training.measuring import load_task
 from vocdist.training.overlays import proposal_overlays
 from vocdist.training.rpn_task import RpnTask
-from vocdist.training.run import load_task
 from vocdist.training.run_folder import CONFIG, load_run_config
 from vocdist.voc.annotation import box_rows
 from vocdist.voc.classes import class_ids

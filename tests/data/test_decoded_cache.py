@@ -9,7 +9,7 @@ from vocdist.config_file import load_config
 from vocdist.data.cache import DecodedCache
 from vocdist.data.loader import BatchLoader
 from vocdist.errors import UserError
-from vocdist.training.build import build_loader, build_reader
+from vocdist.training.loaders import build_loader, build_reader
 
 SIZES = np.array([[4, 6], [5, 3], [7, 7]])
 

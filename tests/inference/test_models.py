@@ -14,11 +14,11 @@ from vocdist.inference.batches import input_batches
 from vocdist.inference.model_card import metadata_of
 from vocdist.inference.trained import load_trained
 from vocdist.shards.reader import ShardReader
-from vocdist.training.build import build_loader, build_reader
 from vocdist.training.checkpoint_files import read_metadata
 from vocdist.training.classifier_task import ClassifierTask
+from vocdist.training.loaders import build_loader, build_reader
+from vocdist.training.measuring import load_task
 from vocdist.training.rpn_task import RpnTask
-from vocdist.training.run import load_task
 from vocdist.training.run_folder import load_run_config
 
 

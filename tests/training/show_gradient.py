@@ -9,8 +9,9 @@ from vocdist.config import RpnConfig
 from vocdist.config_file import load_config
 from vocdist.training.accelerator import build_accelerator, prepare
 from vocdist.training.agreement import Agreement
-from vocdist.training.build import build_loader, build_reader, build_task
+from vocdist.training.build_task import build_task
 from vocdist.training.checkpoint import Checkpoints, Position
+from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.loop import Trainer
 from vocdist.training.preemption import StopRequest
 from vocdist.training.tracking import NullTracker

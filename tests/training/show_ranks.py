@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from vocdist.config import ClassifierConfig
 from vocdist.config_file import load_config
 from vocdist.training.accelerator import build_accelerator
-from vocdist.training.build import build_loader, build_reader
+from vocdist.training.loaders import build_loader, build_reader
 
 config = load_config(ClassifierConfig, None, sys.argv[2:])
 accelerator = build_accelerator(config.runtime)

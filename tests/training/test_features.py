@@ -12,9 +12,9 @@ from vocdist.config_file import load_config
 from vocdist.data.loader import BatchLoader
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
-from vocdist.training.build import build_loader, build_reader, build_task
+from vocdist.training.build_task import build_task
 from vocdist.training.features import GIB, backbone_hash, make_room, plan_units
-from vocdist.training.loading import split_loader
+from vocdist.training.loaders import build_loader, build_reader, split_loader
 from vocdist.training.run import train
 from vocdist.training.task import Task
 

@@ -12,9 +12,10 @@ from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config_file import load_config
 from vocdist.errors import UserError
 from vocdist.training.accelerator import build_accelerator
-from vocdist.training.build import build_loader, build_reader, build_task
+from vocdist.training.build_task import build_task
 from vocdist.training.debugging import debug_run, smaller
 from vocdist.training.dry_run import dry_run, step_memory
+from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.overfit import NEAR_ZERO, overfit
 from vocdist.training.phases import PHASES, PhaseTimer, Timed
 from vocdist.training.profiling import advice, build_bare_trainer, profile_run

@@ -14,8 +14,9 @@ from vocdist.shards.convert import convert
 from vocdist.shards.manifest import SplitRule
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.samples import samples_of
-from vocdist.training.build import build_loader, build_reader, build_task, resolve_features
+from vocdist.training.build_task import build_task, resolve_backbone
 from vocdist.training.classifier_task import ClassifierTask, positive_weights
+from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.overlays import proposal_overlays
 from vocdist.training.rpn_task import RpnTask
 
@@ -191,7 +192,7 @@ def test_features_come_from_where_the_config_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    fallback = resolve_features(load_config(RpnConfig, None, []))
+    fallback = resolve_backbone(load_config(RpnConfig, None, []))
     assert (fallback.model.classifier, fallback.model.backbone) == ("none", "resnet18")
     with pytest.raises(UserError, match=r"runs/nothing: neither a weights file nor a finished"):
-        resolve_features(load_config(RpnConfig, None, ["model.classifier=runs/nothing"]))
+        resolve_backbone(load_config(RpnConfig, None, ["model.classifier=runs/nothing"]))

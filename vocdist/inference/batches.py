@@ -16,7 +16,7 @@ from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.inference.images import ImageSource, image_pixels, image_size
 from vocdist.shards.reader import Annotations
-from vocdist.training.build import EvaluationView
+from vocdist.training.views import EvaluationView
 
 
 @dataclass(frozen=True)

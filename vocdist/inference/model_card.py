@@ -10,7 +10,7 @@ import yaml
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config_file import plain_config
 from vocdist.inference.trained import Trained
-from vocdist.training.build import FRAME_MULTIPLE
+from vocdist.training.views import FRAME_MULTIPLE
 
 # Figures worth a line, where the run has them.
 _FIGURES = ("mAP", "macro_f1", "sample_f1", "recall50@50", "recall50@200", "AR@200", "samples")

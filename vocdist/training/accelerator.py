@@ -20,6 +20,7 @@ from vocdist.config.training import RuntimeConfig
 from vocdist.data.workers import usable_cores
 from vocdist.errors import ProcessLost, SharedError, UserError
 from vocdist.models.batch_norm import SyncBatchNorm
+from vocdist.models.pixels import set_channels_last
 from vocdist.training.memory import reuse_memory
 from vocdist.training.network import choose_interface
 
@@ -73,6 +74,14 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
         torch.set_num_threads(max(1, usable_cores() // local_ranks))
         reuse_memory()
     return accelerator
+
+
+def lay_out(model: nn.Module, runtime: RuntimeConfig, device: torch.device) -> None:
+    """Order a model's memory, and compile it, as the config asks for; before `prepare`."""
+    # MPS has computed wrong convolutions in NHWC: not there until it is shown right.
+    set_channels_last(model, runtime.channels_last and device.type != "mps")
+    if runtime.compile:
+        model.compile()
 
 
 def prepare(

@@ -12,13 +12,9 @@ from torch import Tensor, nn
 
 from vocdist.config import RpnConfig, TaskConfig
 from vocdist.data.dataset import Batch
-from vocdist.training.build import (
-    build_loader,
-    build_reader,
-    build_task,
-    resolve_features,
-)
+from vocdist.training.build_task import build_task, resolve_backbone
 from vocdist.training.checkpoint import Checkpoints
+from vocdist.training.loaders import build_loader, build_readers
 from vocdist.training.run_folder import CHECKPOINTS, begun_config, plan_start
 from vocdist.training.task import Task
 
@@ -59,9 +55,9 @@ def dry_run(config: TaskConfig) -> None:
         return
     world = int(os.environ.get("WORLD_SIZE", "1"))
     config = replace(config, data=replace(config.data, num_workers=0))
-    train_reader, val_reader = build_reader(config, "train"), build_reader(config, "val")
+    train_reader, val_reader = build_readers(config)
     if isinstance(config, RpnConfig):
-        config = resolve_features(config, begun_config(RpnConfig, config.run.dir))
+        config = resolve_backbone(config, begun_config(RpnConfig, config.run.dir))
     checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
     start = plan_start(config, checkpoints, train_reader.manifest_sha256)
     # Random weights have the same shapes; the real ones might have to be downloaded.

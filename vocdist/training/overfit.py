@@ -9,14 +9,9 @@ from tqdm import tqdm
 from vocdist.config import RpnConfig, TaskConfig
 from vocdist.data.dataset import Batch
 from vocdist.errors import UserError
-from vocdist.training.accelerator import build_accelerator, prepare
-from vocdist.training.build import (
-    build_loader,
-    build_reader,
-    build_task,
-    resolve_features,
-)
-from vocdist.training.run import lay_out
+from vocdist.training.accelerator import build_accelerator, lay_out, prepare
+from vocdist.training.build_task import build_task, resolve_backbone
+from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.task import Task
 
 MAX_STEPS = 400
@@ -52,12 +47,12 @@ def overfit(config: TaskConfig, images: int, max_steps: int = MAX_STEPS) -> Outc
     if accelerator.num_processes > 1:
         raise UserError("--overfit runs in one process: start the script with python")
     if isinstance(config, RpnConfig):
-        config = resolve_features(config)
+        config = resolve_backbone(config)
     torch.manual_seed(config.train.seed)
     config = replace(config, data=replace(config.data, limit_train=images))
     train_reader = build_reader(config, "train")
     task = build_task(config, train_reader, pretrained=True)
-    lay_out(config, task, accelerator)
+    lay_out(task.model, config.runtime, accelerator.device)
     loader = build_loader(config, train_reader, training=False)
     batches = [batch.to(accelerator.device) for batch in loader.evaluation()]
     lr = max(config.optim.lr, LEAST_LR)

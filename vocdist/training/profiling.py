@@ -16,11 +16,13 @@ from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.data.dataset import Batch
 from vocdist.data.workers import usable_cores
 from vocdist.training.accelerator import build_accelerator
-from vocdist.training.build import build_reader, build_task, resolve_features
+from vocdist.training.build_task import build_task, resolve_backbone
 from vocdist.training.checkpoint import Checkpoints, Position
+from vocdist.training.loaders import build_readers
 from vocdist.training.loop import Trainer
 from vocdist.training.phases import PHASES, PhaseTimer, Timed
-from vocdist.training.run import Readers, build_trainer
+from vocdist.training.preemption import StopRequest
+from vocdist.training.run import build_trainer
 from vocdist.training.run_folder import CHECKPOINTS
 from vocdist.training.tracking import NullTracker, Tracker
 
@@ -44,7 +46,7 @@ def profile_run(config: TaskConfig) -> dict[str, float]:
     )
     accelerator = build_accelerator(config.runtime)
     if isinstance(config, RpnConfig):
-        config = resolve_features(config)
+        config = resolve_backbone(config)
     folder = config.run.dir.with_name(config.run.dir.name + "-profile")
     with NullTracker() as tracker:
         trainer = build_bare_trainer(config, accelerator, tracker)
@@ -88,12 +90,20 @@ def advice(shares: Mapping[str, float], config: TaskConfig, device: str, cores: 
 
 def build_bare_trainer(config: TaskConfig, accelerator: Accelerator, tracker: Tracker) -> Trainer:
     """A trainer that begins anew and keeps nothing."""
-    readers = Readers(build_reader(config, "train"), build_reader(config, "val"))
+    readers = build_readers(config)
     torch.manual_seed(config.train.seed)
     task = build_task(config, readers.train, pretrained=True)
-    checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
-    position = Position(global_batch=config.train.global_batch, manifest_hash="")
-    return build_trainer(config, task, readers, accelerator, checkpoints, tracker, position)
+    return build_trainer(
+        config,
+        task,
+        readers,
+        accelerator,
+        checkpoints=Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep),
+        tracker=tracker,
+        position=Position(global_batch=config.train.global_batch, manifest_hash=""),
+        # Nobody listens to signals: they end the process.
+        stop=StopRequest(has_peers=accelerator.num_processes > 1),
+    )
 
 
 def _timed_epoch(trainer: Trainer, timer: PhaseTimer, steps: int) -> tuple[dict[str, float], int]:

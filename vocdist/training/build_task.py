@@ -1,36 +1,18 @@
-"""From a config to a task and its batches: the one place that takes the sections apart."""
+"""From a config to a task with its model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor, nn
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
-from vocdist.config.training import DataConfig
 from vocdist.config_file import load_config
-from vocdist.data.cache import DecodedCache
-from vocdist.data.dataset import RequestedSamples
-from vocdist.data.feature_dataset import FeatureDataset
-from vocdist.data.feature_files import FeatureFiles
-from vocdist.data.geometry import shrink, shrunk_size
-from vocdist.data.loader import BatchLoader
-from vocdist.data.padding import Padding
-from vocdist.data.transforms import (
-    ClassifierEvalTransform,
-    ClassifierTrainTransform,
-    Example,
-    RpnTransform,
-    Transform,
-)
-from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
 from vocdist.models.classifier import Classifier
 from vocdist.models.losses import MultilabelLoss
 from vocdist.models.weights import load_weights
-from vocdist.remote.cache import CacheRule, default_cache
 from vocdist.rpn.network import (
     AnchorRule,
     LossRule,
@@ -39,34 +21,13 @@ from vocdist.rpn.network import (
     RegionProposalNetwork,
     SamplingRule,
 )
-from vocdist.shards.reader import Annotations, ShardReader
+from vocdist.shards.reader import ShardReader
 from vocdist.training.classifier_task import ClassifierTask, positive_weights
 from vocdist.training.rpn_task import ProposalModel, RpnTask
 from vocdist.training.run_folder import CONFIG, FINAL_WEIGHTS
 from vocdist.training.task import Task
 
-# Of the classifier's whole frames: sides are multiples of this, and the long one at most so many
-# short ones.
-FRAME_MULTIPLE = 32
-FRAME_ASPECT = 3
 DEFAULT_CLASSIFIER_RUN = Path("runs/classifier")
-
-
-def build_reader(config: TaskConfig, split: str) -> ShardReader:
-    """Open a split of the configured shards, with its limit."""
-    limit = config.data.limit_train if split == "train" else config.data.limit_val
-    reader = ShardReader(config.data.shards, split, limit, cache_rule(config.data))
-    if not len(reader):
-        raise UserError(
-            f"{config.data.shards}: its {split} split is empty: make shards with a split_ratio "
-            f"that leaves some images for it"
-        )
-    return reader
-
-
-def cache_rule(data: DataConfig) -> CacheRule:
-    """Where copies of remote shards are kept."""
-    return CacheRule(data.cache_dir or default_cache(), data.cache_bytes)
 
 
 def build_task(config: TaskConfig, train_reader: ShardReader, *, pretrained: bool) -> Task:
@@ -91,86 +52,7 @@ def build_trained_task(config: TaskConfig, classes: Sequence[str]) -> Task:
     return RpnTask(_build_proposal_model(config, pretrained=False))
 
 
-@dataclass(frozen=True)
-class EvaluationView:
-    """How an evaluation sees an image.
-
-    Attributes:
-        transform: From stored pixels to the network's input.
-        short_side: What `shrink` does to stored pixels first.
-        padding: For images of varying size; None where all inputs have one.
-    """
-
-    transform: Transform
-    short_side: int | None
-    padding: Padding | None
-
-    def shape(self, stored_hw: tuple[int, int]) -> tuple[int, int] | None:
-        """(height, width) of the input that an image of this size becomes; None: always one."""
-        if self.padding is None:
-            return None
-        return self.padding.padded(self.padding.sizes(np.array([stored_hw])))
-
-    def example(
-        self, pixels: Tensor, stored: Annotations, shape: tuple[int, int] | None
-    ) -> Example:
-        """The input of stored pixels (3, H, W) uint8, for a batch of this shape."""
-        # Evaluation draws nothing from the generator; the transform's signature wants one.
-        rng = np.random.default_rng(0)
-        return self.transform(shrink(pixels, self.short_side), stored, rng, shape)
-
-
-def evaluation_view(config: TaskConfig, classes: int) -> EvaluationView:
-    """What the loader of an evaluation does to images, for images that come from elsewhere."""
-    return EvaluationView(
-        _transform(config, classes, training=False),
-        config.data.short_side,
-        _padding(config, training=False),
-    )
-
-
-def build_loader(
-    config: TaskConfig,
-    reader: ShardReader,
-    *,
-    training: bool,
-    rank: int = 0,
-    world_size: int = 1,
-    pin_memory: bool = False,
-    features: FeatureFiles | None = None,
-    keep_decoded: bool = False,
-) -> BatchLoader:
-    """A rank's batches of a split, with the task's geometry; pin memory that a GPU will copy.
-
-    With `features` (of an RPN's split) no image is read. `keep_decoded` allows the cache that the
-    config asks for, where epochs will follow each other.
-    """
-    transform = _transform(config, len(reader.manifest.classes), training)
-    dataset: RequestedSamples | FeatureDataset
-    if features is not None:
-        assert isinstance(transform, RpnTransform)
-        dataset = FeatureDataset(reader, features, transform, config.train.seed)
-    else:
-        cache = _cache(config, reader) if keep_decoded and config.data.decoded_cache else None
-        dataset = RequestedSamples(
-            reader, transform, config.train.seed, config.data.short_side, cache
-        )
-    return BatchLoader(
-        dataset,
-        config.train.global_batch if training else config.train.eval_batch,
-        rank=rank,
-        world_size=world_size,
-        parts=config.train.accumulate,
-        # Features are read faster than a worker could hand them over.
-        num_workers=0 if features else config.data.num_workers,
-        drop_last=config.train.drop_last,
-        padding=_padding(config, training),
-        pin_memory=pin_memory,
-        shuffle_shards=config.data.shuffle_shards,
-    )
-
-
-def resolve_features(config: RpnConfig, begun: RpnConfig | None = None) -> RpnConfig:
+def resolve_backbone(config: RpnConfig, begun: RpnConfig | None = None) -> RpnConfig:
     """Settle where the RPN's features come from, so that the run's config says it.
 
     A run's backbone becomes `model.backbone`; `auto` becomes the run in `runs/classifier`, or,
@@ -288,51 +170,3 @@ def _load_backbone(network: nn.Module, config: RpnConfig) -> None:
     else:
         path = Path(source) if Path(source).is_file() else Path(source) / FINAL_WEIGHTS
         load_weights(network, config.model.backbone, str(path))
-
-
-def _transform(config: TaskConfig, classes: int, training: bool) -> Transform:
-    if isinstance(config, RpnConfig):
-        box = config.input
-        flip = training and box.flip
-        snap = box.pad_multiple if box.snap else 1
-        return RpnTransform(box.short_side, box.long_side, flip, box.one_based, snap)
-    view = config.input
-    if not training:
-        size = view.eval_size or view.size
-        share = view.eval_crop if view.eval_view == "centre" else None
-        return ClassifierEvalTransform(classes, size, share)
-    return ClassifierTrainTransform(
-        classes,
-        view.size,
-        view.crop_scale,
-        view.crop_ratio,
-        view.flip,
-        view.min_visible,
-        view.color_jitter,
-    )
-
-
-def _padding(config: TaskConfig, training: bool) -> Padding | None:
-    if isinstance(config, RpnConfig):
-        box = config.input
-        return Padding(box.short_side, box.long_side, box.pad_multiple, box.snap)
-    if training or config.input.eval_view != "frame":
-        return None
-    # Not padded but stretched a little: padding would be averaged into the pooled features.
-    short_side = config.input.eval_size or config.input.size
-    return Padding(short_side, FRAME_ASPECT * short_side, FRAME_MULTIPLE, snap=True)
-
-
-def _cache(config: TaskConfig, reader: ShardReader) -> DecodedCache:
-    data = config.data
-    samples = [
-        min(limit or part.samples, part.samples)
-        for part, limit in (
-            (reader.manifest.splits["train"], data.limit_train),
-            (reader.manifest.splits["val"], data.limit_val),
-        )
-    ]
-    # Each split gets the part of the memory that is its part of the samples.
-    max_bytes = int(data.decoded_cache or 0) * len(reader) // sum(samples)
-    sizes = [shrunk_size(h, w, data.short_side) for h, w in reader.image_sizes.tolist()]
-    return DecodedCache(np.asarray(sizes), max_bytes, min(data.num_workers, usable_cores()))

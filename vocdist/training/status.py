@@ -1,4 +1,4 @@
-"""How a run ends: finished, interrupted, alone or failed, and `status.json`, which says so.
+"""How a run stands, `status.json`, and how it ends: finished, interrupted, alone or failed.
 
 Exit codes do not come through `accelerate launch` (whatever the script says, it says 1), so whoever
 starts runs again reads the file.

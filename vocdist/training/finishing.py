@@ -1,0 +1,85 @@
+"""What a training leaves: its best weights, what they measure, and pictures of it."""
+
+import json
+from pathlib import Path
+
+from vocdist.atomic import replaced_when_done
+from vocdist.config import TaskConfig
+from vocdist.config_file import plain_config
+from vocdist.data.loader import ahead_of_use
+from vocdist.report.curves import plot_curves
+from vocdist.report.overlays import contact_sheet
+from vocdist.training.checkpoint_files import WEIGHTS, save_weights
+from vocdist.training.classifier_task import ClassifierTask
+from vocdist.training.evaluation import evaluate
+from vocdist.training.loaders import build_loader, split_loader
+from vocdist.training.loop import Trainer
+from vocdist.training.overlays import proposal_overlays
+from vocdist.training.rpn_task import RpnTask
+from vocdist.training.run_folder import FINAL_WEIGHTS, RESULTS, save_results
+from vocdist.training.task import Record
+from vocdist.training.tracking import METRICS
+from vocdist.training.wandb_results import note_best, result_values
+
+# Val images in the picture of proposals.
+PICTURED = 6
+
+
+def finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
+    """Measure the best weights, and leave them with the results and pictures in the run folder.
+
+    A collective.
+    """
+    best = trainer.checkpoints.best()
+    if best is not None:
+        trainer.saver.load_weights(best / WEIGHTS)
+    epoch = trainer.position.best_epoch if best else trainer.position.epoch
+    if isinstance(trainer.task, ClassifierTask):
+        trainer.task.choose_thresholds(_train_records(config, trainer))
+    measured = trainer.measure()
+    metrics = {**measured.metrics, "epoch": epoch}
+    if trainer.accelerator.is_main_process:
+        _save_weights(config, trainer)
+        pictures = _draw(config, trainer)
+        if trainer.report:
+            trainer.report.write(measured.records, metrics)
+        run, run_dir = trainer.tracker.run, config.run.dir
+        others = result_values(run_dir, metrics) if run else {}
+        trainer.tracker.log_pictures(pictures, trainer.position.global_step, others)
+        note_best(run, run_dir, metrics)
+        # Written last: its presence says that the run is finished.
+        save_results(metrics, run_dir / RESULTS)
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def _save_weights(config: TaskConfig, trainer: Trainer) -> None:
+    """Write the weights with all that using them takes: the run folder is not needed for it."""
+    task, classes = trainer.task, trainer.val_loader.dataset.reader.manifest.classes
+    metadata = {"classes": json.dumps(classes), "config": json.dumps(plain_config(config))}
+    if isinstance(task, ClassifierTask) and task.thresholds is not None:
+        metadata["thresholds"] = json.dumps(task.thresholds.tolist())
+    with replaced_when_done(config.run.dir / FINAL_WEIGHTS) as temporary:
+        save_weights(task.model, temporary, metadata)
+
+
+def _draw(config: TaskConfig, trainer: Trainer) -> dict[str, Path]:
+    """Draw the run's curves and an RPN's proposals: the pictures' files by their names."""
+    pictures = {"curves": config.run.dir / "curves.png"}
+    plot_curves(config.run.dir / METRICS, pictures["curves"])
+    if isinstance(trainer.task, RpnTask):
+        pictures["proposals"] = config.run.dir / "proposals.png"
+        reader = trainer.val_loader.dataset.reader
+        images = build_loader(config, reader, training=False)
+        samples = range(min(PICTURED, len(reader)))
+        overlays = proposal_overlays(trainer.task, images, samples)
+        contact_sheet(overlays, columns=3).save(pictures["proposals"])
+    return pictures
+
+
+def _train_records(config: TaskConfig, trainer: Trainer) -> list[Record]:
+    """The records of the train split, seen as an evaluation sees images."""
+    reader, accelerator = trainer.train_loader.dataset.reader, trainer.accelerator
+    loader = split_loader(config, trainer.task, reader, accelerator, training=False)
+    batches = trainer.agreement.evaluation(ahead_of_use(loader.evaluation(), accelerator.device))
+    return evaluate(trainer.task, trainer.model, batches, len(reader), accelerator).records

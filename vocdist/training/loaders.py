@@ -1,0 +1,171 @@
+"""A rank's batches of a split: of images, or of features that are ready."""
+
+from typing import NamedTuple
+
+import numpy as np
+from accelerate import Accelerator
+
+from vocdist.config import RpnConfig, TaskConfig
+from vocdist.config.training import DataConfig
+from vocdist.data.cache import DecodedCache
+from vocdist.data.dataset import RequestedSamples
+from vocdist.data.feature_dataset import FeatureDataset
+from vocdist.data.feature_files import FeatureFiles
+from vocdist.data.geometry import shrunk_size
+from vocdist.data.loader import BatchLoader
+from vocdist.data.transforms import RpnTransform
+from vocdist.data.workers import usable_cores
+from vocdist.errors import UserError
+from vocdist.remote.cache import CacheRule, default_cache
+from vocdist.shards.reader import ShardReader
+from vocdist.training.features import cached_features
+from vocdist.training.rpn_task import ProposalModel
+from vocdist.training.task import Task
+from vocdist.training.views import build_padding, build_transform
+
+
+class Readers(NamedTuple):
+    """The two splits that a training needs."""
+
+    train: ShardReader
+    val: ShardReader
+
+
+def build_readers(config: TaskConfig) -> Readers:
+    """Open both splits."""
+    return Readers(build_reader(config, "train"), build_reader(config, "val"))
+
+
+def build_reader(config: TaskConfig, split: str) -> ShardReader:
+    """Open a split of the configured shards, with its limit.
+
+    Raises:
+        UserError: The split is empty, or its shards cannot be read.
+    """
+    limit = config.data.limit_train if split == "train" else config.data.limit_val
+    reader = ShardReader(config.data.shards, split, limit, cache_rule(config.data))
+    if not len(reader):
+        raise UserError(
+            f"{config.data.shards}: its {split} split is empty: make shards with a split_ratio "
+            f"that leaves some images for it"
+        )
+    return reader
+
+
+def cache_rule(data: DataConfig) -> CacheRule:
+    """Where copies of remote shards are kept."""
+    return CacheRule(data.cache_dir or default_cache(), data.cache_bytes)
+
+
+def split_loader(
+    config: TaskConfig,
+    task: Task,
+    reader: ShardReader,
+    accelerator: Accelerator,
+    *,
+    training: bool,
+    keep_decoded: bool = False,
+) -> BatchLoader:
+    """The loader of a split for a task whose model is on its device (a collective).
+
+    `keep_decoded` allows `data.decoded_cache`, for a loader that serves more than one epoch.
+
+    Features are computed by the frozen layers as they are now: load a checkpoint first.
+
+    Raises:
+        UserError: Features are to be kept that depend on their batch, or there is no room for them.
+    """
+    features = None
+    if isinstance(config, RpnConfig) and config.features.cache:
+        assert isinstance(task.model, ProposalModel)
+        features = _features(config, task.model, reader, accelerator, mirrored=training)
+    return build_loader(
+        config,
+        reader,
+        training=training,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
+        features=features,
+        keep_decoded=keep_decoded,
+    )
+
+
+def build_loader(
+    config: TaskConfig,
+    reader: ShardReader,
+    *,
+    training: bool,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+    features: FeatureFiles | None = None,
+    keep_decoded: bool = False,
+) -> BatchLoader:
+    """A rank's batches of a split, with the task's geometry; pin memory that a GPU will copy.
+
+    With `features` (of an RPN's split) no image is read. `keep_decoded` allows the cache that the
+    config asks for, where epochs will follow each other.
+    """
+    transform = build_transform(config, len(reader.manifest.classes), training=training)
+    dataset: RequestedSamples | FeatureDataset
+    if features is not None:
+        assert isinstance(transform, RpnTransform)
+        dataset = FeatureDataset(reader, features, transform, config.train.seed)
+    else:
+        cache = _cache(config, reader) if keep_decoded and config.data.decoded_cache else None
+        dataset = RequestedSamples(
+            reader, transform, config.train.seed, config.data.short_side, cache
+        )
+    return BatchLoader(
+        dataset,
+        config.train.global_batch if training else config.train.eval_batch,
+        rank=rank,
+        world_size=world_size,
+        parts=config.train.accumulate,
+        # Features are read faster than a worker could hand them over.
+        num_workers=0 if features else config.data.num_workers,
+        drop_last=config.train.drop_last,
+        padding=build_padding(config, training=training),
+        pin_memory=pin_memory,
+        shuffle_shards=config.data.shuffle_shards,
+    )
+
+
+def _features(
+    config: RpnConfig,
+    model: ProposalModel,
+    reader: ShardReader,
+    accelerator: Accelerator,
+    *,
+    mirrored: bool,
+) -> FeatureFiles:
+    box = config.input
+    if not box.snap:
+        raise UserError(
+            "features.cache=true keeps features of images, which padding would make depend on "
+            "their batch: set input.snap=true, or features.cache=false"
+        )
+    return cached_features(
+        model,
+        build_loader(config, reader, training=False, pin_memory=accelerator.device.type == "cuda"),
+        accelerator,
+        config.features,
+        geometry=(box.short_side, box.long_side, box.pad_multiple, config.data.short_side or 0),
+        mirrored=mirrored and box.flip,
+    )
+
+
+def _cache(config: TaskConfig, reader: ShardReader) -> DecodedCache:
+    data = config.data
+    samples = [
+        min(limit or part.samples, part.samples)
+        for part, limit in (
+            (reader.manifest.splits["train"], data.limit_train),
+            (reader.manifest.splits["val"], data.limit_val),
+        )
+    ]
+    # Each split gets the part of the memory that is its part of the samples.
+    max_bytes = int(data.decoded_cache or 0) * len(reader) // sum(samples)
+    sizes = [shrunk_size(h, w, data.short_side) for h, w in reader.image_sizes.tolist()]
+    return DecodedCache(np.asarray(sizes), max_bytes, min(data.num_workers, usable_cores()))
