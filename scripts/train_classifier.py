@@ -21,7 +21,7 @@ from rich.console import Console
 from vocdist.command import config_from_arguments, is_main_process, run_command
 from vocdist.config import ClassifierConfig
 from vocdist.report.tables import classifier_table
-from vocdist.training.start import start, take_mode
+from vocdist.training.modes import start, take_mode
 
 DEFAULT = Path("configs/classifier.yaml")
 

@@ -16,10 +16,10 @@ from vocdist.training.build_task import build_task
 from vocdist.training.debugging import debug_run, smaller
 from vocdist.training.dry_run import dry_run, step_memory
 from vocdist.training.loaders import build_loader, build_reader
+from vocdist.training.modes import Mode, take_mode
 from vocdist.training.overfit import NEAR_ZERO, overfit
 from vocdist.training.phases import PHASES, PhaseTimer, Timed
 from vocdist.training.profiling import advice, build_bare_trainer, profile_run
-from vocdist.training.start import Mode, take_mode
 from vocdist.training.tracking import NullTracker
 
 WANDB_OFF = "tracking.wandb=disabled"

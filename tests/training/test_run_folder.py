@@ -12,10 +12,9 @@ from vocdist.training.run_folder import (
     CONFIG,
     RESULTS,
     begun_config,
-    plan_start,
-    prepare_folder,
     save_results,
 )
+from vocdist.training.start import plan_start, prepare_folder
 
 SHARDS = "abc"
 

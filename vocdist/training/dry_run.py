@@ -15,7 +15,8 @@ from vocdist.data.dataset import Batch
 from vocdist.training.build_task import build_task, resolve_backbone
 from vocdist.training.checkpoint import Checkpoints
 from vocdist.training.loaders import build_loader, build_readers
-from vocdist.training.run_folder import CHECKPOINTS, begun_config, plan_start
+from vocdist.training.run_folder import CHECKPOINTS, begun_config
+from vocdist.training.start import plan_start
 from vocdist.training.task import Task
 
 # Activations are measured on this many samples, and grow with their number.

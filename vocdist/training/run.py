@@ -24,13 +24,11 @@ from vocdist.training.preemption import StopRequest
 from vocdist.training.run_folder import (
     CHECKPOINTS,
     RESULTS,
-    Start,
     begun_config,
     load_results,
-    plan_start,
-    prepare_folder,
 )
 from vocdist.training.run_report import RunReport
+from vocdist.training.start import Start, plan_start, prepare_folder
 from vocdist.training.status import run_to_the_end
 from vocdist.training.task import Task
 from vocdist.training.tracking import NullTracker, Tracker

@@ -1,18 +1,16 @@
-"""What lies where in `runs/<name>/`, and whether a start there begins, goes on, or is refused."""
+"""What lies where in `runs/<name>/`: its config, its weights, its results."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from vocdist.atomic import replaced_when_done
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
-from vocdist.config_file import config_differences, load_config, read_yaml, save_config
+from vocdist.config_file import load_config, read_yaml
 from vocdist.errors import UserError
-from vocdist.training.checkpoint import Checkpoints, Position, load_position
-from vocdist.training.checkpoint_files import STATE, WEIGHTS, damage
-from vocdist.training.tracking import drop_rows_after, remembered_run_id
+from vocdist.training.checkpoint import Checkpoints
+from vocdist.training.checkpoint_files import WEIGHTS
 
 Config = TypeVar("Config", ClassifierConfig, RpnConfig)
 
@@ -20,44 +18,6 @@ CONFIG = "config.yaml"
 FINAL_WEIGHTS = "model.safetensors"
 RESULTS = "results.json"
 CHECKPOINTS = "checkpoints"
-
-# Settings that do not change what is computed, so a run may go on with others.
-FREE_TO_CHANGE = (
-    "run",
-    "runtime.device",
-    "runtime.detect_anomaly",
-    "runtime.collective_timeout_s",
-    "tracking",
-    "data.num_workers",
-    "data.cache_dir",
-    "data.cache_bytes",
-    "features.folder",
-    "features.max_gib",
-    "data.decoded_cache",
-    "train.resume",
-    "train.non_finite",
-    "train.log_every",
-    "train.save_every",
-    "train.keep",
-    "data.shards",  # the manifest is compared instead
-)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a training begins.
-
-    Attributes:
-        position: The first one, or that of the checkpoint.
-        checkpoint: What to restore; None to begin anew.
-        rewound: The checkpoint is not the one that the run folder names as its last.
-        notes: What the user should know: which checkpoints are damaged.
-    """
-
-    position: Position
-    checkpoint: Path | None = None
-    rewound: bool = False
-    notes: tuple[str, ...] = ()
 
 
 def begun_config(config_type: type[Config], run_dir: Path) -> Config | None:
@@ -111,99 +71,6 @@ def run_weights(run_dir: Path) -> Path:
         return best / WEIGHTS
     task = task_of(run_dir)
     raise UserError(f"{run_dir}: a {task} run without weights yet: let an epoch finish first")
-
-
-def plan_start(
-    config: Any, checkpoints: Checkpoints, manifest_hash: str, shards: str = ""
-) -> Start:
-    """Decide what `train.resume` asks for; nothing is written yet.
-
-    `shards` says what they hold. A damaged checkpoint is passed over for the one before, with a
-    note.
-
-    Raises:
-        UserError: `never` over a run that is there; a path that is no whole checkpoint, or of
-            another run while `run.dir` holds one; other shards; or settings other than those the
-            checkpoint was made with (the differences are listed).
-    """
-    batch = config.train.global_batch
-    first = Position(global_batch=batch, manifest_hash=manifest_hash, shards=shards)
-    resume, last = config.train.resume, checkpoints.last()
-    if last and resume == "never":
-        raise UserError(
-            f"{config.run.dir}: holds a run and train.resume=never: choose another run.dir, delete "
-            f"that folder, or let train.resume=auto go on with it"
-        )
-    chosen = last if resume in ("auto", "never") else _named_checkpoint(resume, checkpoints)
-    if chosen is None:
-        begun = begun_config(type(config), config.run.dir)
-        same = begun and not config_differences(begun, config, FREE_TO_CHANGE)
-        # Killed before its first checkpoint: the same rows come again, for the same W&B run.
-        run_id = remembered_run_id(config.run.dir) if same else None
-        return Start(replace(first, wandb_run_id=run_id))
-    position = load_position(chosen)
-    if position.manifest_hash != manifest_hash:
-        raise UserError(
-            f"{chosen}: was trained on other shards:\n"
-            f"  {position.shards} [manifest {position.manifest_hash[:12]}]"
-            f" -> {shards} [manifest {manifest_hash[:12]}]\n"
-            f"pass the data.shards it was begun with, or choose another run.dir"
-        )
-    begun = begun_config(type(config), chosen.parent.parent)
-    differences = config_differences(begun, config, FREE_TO_CHANGE) if begun else []
-    if differences:
-        listed = "\n  ".join(differences)
-        raise UserError(
-            f"{chosen.parent.parent}: holds a run that was begun with other settings:\n  {listed}\n"
-            f"choose another run.dir, or delete that folder to begin anew"
-        )
-    best = checkpoints.best()
-    lost = best is None or best.name > chosen.name
-    if lost and not _is_best(position, chosen, checkpoints):
-        # What was best so far is not in this folder, or lies behind the point of return.
-        position = replace(position, best_value=float("-inf"), best_epoch=0)
-    rewound = not checkpoints.is_pointed_to(chosen)
-    return Start(position, chosen, rewound, tuple(checkpoints.passed_over()))
-
-
-def prepare_folder(config: Any, checkpoints: Checkpoints, start: Start) -> None:
-    """Make the run folder ready for a start; call on one process."""
-    run_dir = config.run.dir
-    run_dir.mkdir(parents=True, exist_ok=True)
-    save_config(config, run_dir / CONFIG)
-    drop_rows_after(run_dir, start.position.global_step if start.checkpoint else -1)
-    if start.rewound and start.checkpoint and checkpoints.last():
-        checkpoints.rewind(start.checkpoint)
-        for name in (RESULTS, FINAL_WEIGHTS):
-            (run_dir / name).unlink(missing_ok=True)
-    if start.checkpoint and _is_best(start.position, start.checkpoint, checkpoints):
-        # It may have been cut off before `best` was written.
-        checkpoints.mark_best(start.checkpoint)
-
-
-def _is_best(position: Position, checkpoint: Path, checkpoints: Checkpoints) -> bool:
-    """Whether a checkpoint of this run is itself the best so far."""
-    own = checkpoint.parent == checkpoints.folder
-    return own and position.step == 0 < position.epoch == position.best_epoch
-
-
-def _named_checkpoint(resume: str, checkpoints: Checkpoints) -> Path:
-    chosen = Path(resume).resolve()
-    if not (chosen / STATE).is_file():
-        raise UserError(
-            f"train.resume={resume}: not a checkpoint folder; they are in "
-            f"{checkpoints.folder}/step-*, and 'auto' takes the last"
-        )
-    problem = damage(chosen)
-    if problem:
-        raise UserError(f"train.resume={resume}: is damaged ({problem}): take one that is whole")
-    own = chosen.parent == checkpoints.folder.resolve()
-    if not own and checkpoints.last():
-        raise UserError(
-            f"{checkpoints.folder.parent}: holds a run, and {resume} belongs to another: choose a "
-            f"new run.dir to go on from it"
-        )
-    return checkpoints.folder / chosen.name if own else chosen
 
 
 def save_results(results: Mapping[str, float], path: Path) -> None:

@@ -1,71 +1,152 @@
-"""What a training script can do with its config: train, or one of the modes for looking closer."""
+"""Where a training begins: anew, at a checkpoint, or not at all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from vocdist.config import TaskConfig
+from vocdist.config_file import config_differences, save_config
 from vocdist.errors import UserError
+from vocdist.training.checkpoint import Checkpoints, Position, load_position
+from vocdist.training.checkpoint_files import STATE, damage
+from vocdist.training.run_folder import CONFIG, FINAL_WEIGHTS, RESULTS, begun_config
+from vocdist.training.tracking import drop_rows_after, remembered_run_id
 
-FLAGS = ("--debug", "--dry-run", "--profile")
-OVERFIT = "--overfit"
+# Settings that do not change what is computed, so a run may go on with others.
+FREE_TO_CHANGE = (
+    "run",
+    "runtime.device",
+    "runtime.detect_anomaly",
+    "runtime.collective_timeout_s",
+    "tracking",
+    "data.num_workers",
+    "data.cache_dir",
+    "data.cache_bytes",
+    "features.folder",
+    "features.max_gib",
+    "data.decoded_cache",
+    "train.resume",
+    "train.non_finite",
+    "train.log_every",
+    "train.save_every",
+    "train.keep",
+    "data.shards",  # the manifest is compared instead
+)
 
 
 @dataclass(frozen=True)
-class Mode:
-    """`name` is a flag, or empty for the training itself; `images` those of `--overfit`."""
+class Start:
+    """Where a training begins.
 
-    name: str = ""
-    images: int = 0
+    Attributes:
+        position: The first one, or that of the checkpoint.
+        checkpoint: What to restore; None to begin anew.
+        rewound: The checkpoint is not the one that the run folder names as its last.
+        notes: What the user should know: which checkpoints are damaged.
+    """
+
+    position: Position
+    checkpoint: Path | None = None
+    rewound: bool = False
+    notes: tuple[str, ...] = ()
 
 
-def take_mode(arguments: list[str]) -> tuple[Mode, list[str]]:
-    """Take a mode out of a training script's arguments: (mode, the rest).
+def plan_start(
+    config: Any, checkpoints: Checkpoints, manifest_hash: str, shards: str = ""
+) -> Start:
+    """Decide what `train.resume` asks for; nothing is written yet.
+
+    `shards` says what they hold. A damaged checkpoint is passed over for the one before, with a
+    note.
 
     Raises:
-        UserError: There are two, or `--overfit` without a number.
+        UserError: `never` over a run that is there; a path that is no whole checkpoint, or of
+            another run while `run.dir` holds one; other shards; or settings other than those the
+            checkpoint was made with (the differences are listed).
     """
-    rest, modes = [], []
-    remaining = iter(arguments)
-    for argument in remaining:
-        name, equals, value = argument.partition("=")
-        if argument in FLAGS:
-            modes.append(Mode(argument))
-        elif name == OVERFIT:
-            count = value if equals else next(remaining, "")
-            if not count.isdecimal() or int(count) < 1:
-                raise UserError(f"{OVERFIT} needs a number of images, as in {OVERFIT} 8")
-            modes.append(Mode(OVERFIT, int(count)))
-        else:
-            rest.append(argument)
-    if len(modes) > 1:
-        raise UserError(f"{modes[0].name} and {modes[1].name}: choose one")
-    return (modes[0] if modes else Mode()), rest
+    batch = config.train.global_batch
+    first = Position(global_batch=batch, manifest_hash=manifest_hash, shards=shards)
+    resume, last = config.train.resume, checkpoints.last()
+    if last and resume == "never":
+        raise UserError(
+            f"{config.run.dir}: holds a run and train.resume=never: choose another run.dir, delete "
+            f"that folder, or let train.resume=auto go on with it"
+        )
+    chosen = last if resume in ("auto", "never") else _named_checkpoint(resume, checkpoints)
+    if chosen is None:
+        begun = begun_config(type(config), config.run.dir)
+        same = begun and not config_differences(begun, config, FREE_TO_CHANGE)
+        # Killed before its first checkpoint: the same rows come again, for the same W&B run.
+        run_id = remembered_run_id(config.run.dir) if same else None
+        return Start(replace(first, wandb_run_id=run_id))
+    position = load_position(chosen)
+    _check_same_run(config, position, chosen, first)
+    best = checkpoints.best()
+    lost = best is None or best.name > chosen.name
+    if lost and not _is_best(position, chosen, checkpoints):
+        # What was best so far is not in this folder, or lies behind the point of return.
+        position = replace(position, best_value=float("-inf"), best_epoch=0)
+    rewound = not checkpoints.is_pointed_to(chosen)
+    return Start(position, chosen, rewound, tuple(checkpoints.passed_over()))
 
 
-def start(config: TaskConfig, mode: Mode) -> dict[str, float] | None:
-    """Train and return the metrics, or do what the mode says and return nothing.
+def _check_same_run(config: Any, position: Position, chosen: Path, first: Position) -> None:
+    """Refuse a checkpoint of other shards or settings than those of this start.
 
     Raises:
-        UserError: Something the user can mend.
+        UserError: They differ, and how.
     """
-    # Each mode alone is imported: none of them should slow a training's start.
-    if mode.name == "--dry-run":
-        from vocdist.training.dry_run import dry_run
+    if position.manifest_hash != first.manifest_hash:
+        raise UserError(
+            f"{chosen}: was trained on other shards:\n"
+            f"  {position.shards} [manifest {position.manifest_hash[:12]}]"
+            f" -> {first.shards} [manifest {first.manifest_hash[:12]}]\n"
+            f"pass the data.shards it was begun with, or choose another run.dir"
+        )
+    begun = begun_config(type(config), chosen.parent.parent)
+    differences = config_differences(begun, config, FREE_TO_CHANGE) if begun else []
+    if differences:
+        listed = "\n  ".join(differences)
+        raise UserError(
+            f"{chosen.parent.parent}: holds a run that was begun with other settings:\n  {listed}\n"
+            f"choose another run.dir, or delete that folder to begin anew"
+        )
 
-        dry_run(config)
-    elif mode.name == "--profile":
-        from vocdist.training.profiling import profile_run
 
-        profile_run(config)
-    elif mode.name == "--debug":
-        from vocdist.training.debugging import debug_run
+def _named_checkpoint(resume: str, checkpoints: Checkpoints) -> Path:
+    chosen = Path(resume).resolve()
+    if not (chosen / STATE).is_file():
+        raise UserError(
+            f"train.resume={resume}: not a checkpoint folder; they are in "
+            f"{checkpoints.folder}/step-*, and 'auto' takes the last"
+        )
+    problem = damage(chosen)
+    if problem:
+        raise UserError(f"train.resume={resume}: is damaged ({problem}): take one that is whole")
+    own = chosen.parent == checkpoints.folder.resolve()
+    if not own and checkpoints.last():
+        raise UserError(
+            f"{checkpoints.folder.parent}: holds a run, and {resume} belongs to another: choose a "
+            f"new run.dir to go on from it"
+        )
+    return checkpoints.folder / chosen.name if own else chosen
 
-        debug_run(config)
-    elif mode.name == OVERFIT:
-        from vocdist.training.overfit import overfit
 
-        overfit(config, mode.images)
-    else:
-        from vocdist.training.run import train
+def prepare_folder(config: Any, checkpoints: Checkpoints, start: Start) -> None:
+    """Make the run folder ready for a start; call on one process."""
+    run_dir = config.run.dir
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(config, run_dir / CONFIG)
+    drop_rows_after(run_dir, start.position.global_step if start.checkpoint else -1)
+    if start.rewound and start.checkpoint and checkpoints.last():
+        checkpoints.rewind(start.checkpoint)
+        for name in (RESULTS, FINAL_WEIGHTS):
+            (run_dir / name).unlink(missing_ok=True)
+    if start.checkpoint and _is_best(start.position, start.checkpoint, checkpoints):
+        # It may have been cut off before `best` was written.
+        checkpoints.mark_best(start.checkpoint)
 
-        return train(config)
-    return None
+
+def _is_best(position: Position, checkpoint: Path, checkpoints: Checkpoints) -> bool:
+    """Whether a checkpoint of this run is itself the best so far."""
+    own = checkpoint.parent == checkpoints.folder
+    return own and position.step == 0 < position.epoch == position.best_epoch
