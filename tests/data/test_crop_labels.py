@@ -3,7 +3,12 @@ import pytest
 import torch
 
 from vocdist.data.geometry import shrink, shrunk_size, visible_shares
-from vocdist.data.transforms import ClassifierEvalTransform, ClassifierTrainTransform
+from vocdist.data.transforms import (
+    ClassifierEvalTransform,
+    ClassifierTrainTransform,
+    Example,
+    Transform,
+)
 from vocdist.shards.reader import Annotations
 
 # In VOC's frame: class 3 fills the left half of a 100 x 60 image, class 7 a corner at the right.
@@ -16,6 +21,14 @@ def half_green(height: int = 60, width: int = 100) -> torch.Tensor:
     image = torch.zeros((height, width, 3), dtype=torch.uint8)
     image[:, : width // 2, 1] = 255
     return image.permute(2, 0, 1)
+
+
+def example_of(
+    transform: Transform, image: torch.Tensor, seed: int = 0, padded: tuple[int, int] | None = None
+) -> Example:
+    height, width = image.shape[1:]
+    rng = np.random.default_rng(seed)
+    return transform.plan(STORED, (height, width), rng, padded).example(image)
 
 
 def test_the_share_of_a_box_that_a_region_shows() -> None:
@@ -33,7 +46,7 @@ def test_a_crop_has_the_classes_it_shows(size: tuple[int, int], min_visible: flo
     crops = ClassifierTrainTransform(20, 32, (0.05, 0.4), (0.5, 2.0), True, min_visible)
     seen = set()
     for seed in range(60):
-        example = crops(half_green(*size), STORED, np.random.default_rng(seed))
+        example = example_of(crops, half_green(*size), seed)
         labels = example.targets["labels"]
         green = float((example.image[1] > 127).float().mean())
         seen.add(bool(labels[3]))
@@ -48,7 +61,7 @@ def test_a_crop_has_the_classes_it_shows(size: tuple[int, int], min_visible: flo
 def test_without_it_a_crop_has_the_classes_of_the_image() -> None:
     crops = ClassifierTrainTransform(20, 32, (0.05, 0.2), (0.5, 2.0), True)
     for seed in range(5):
-        labels = crops(half_green(), STORED, np.random.default_rng(seed)).targets["labels"]
+        labels = example_of(crops, half_green(), seed).targets["labels"]
         assert labels.nonzero()[:, 0].tolist() == [3, 7]
 
 
@@ -59,8 +72,8 @@ def test_colors_are_drawn_last_so_that_crops_do_not_depend_on_them() -> None:
     )
     drawn = []
     for seed in range(40):
-        ours = colored(half_green(), STORED, np.random.default_rng(seed))
-        theirs = plain(half_green(), STORED, np.random.default_rng(seed))
+        ours = example_of(colored, half_green(), seed)
+        theirs = example_of(plain, half_green(), seed)
         assert torch.equal(ours.image, theirs.image)
         drawn.append(ours.targets["color"])
     factors = torch.stack(drawn)
@@ -70,10 +83,10 @@ def test_colors_are_drawn_last_so_that_crops_do_not_depend_on_them() -> None:
 
 
 def test_an_evaluation_sees_the_square_the_squeezed_image_or_the_frame() -> None:
-    rng = np.random.default_rng(0)
-    centred = ClassifierEvalTransform(20, 30, 1.0)(half_green(), STORED, rng)
-    squeezed = ClassifierEvalTransform(20, 30, None)(half_green(), STORED, rng)
-    frame = ClassifierEvalTransform(20, 30, None)(half_green(), STORED, rng, (32, 64))
+    squeezing = ClassifierEvalTransform(20, 30, None)
+    centred = example_of(ClassifierEvalTransform(20, 30, 1.0), half_green())
+    squeezed = example_of(squeezing, half_green())
+    frame = example_of(squeezing, half_green(), padded=(32, 64))
     assert centred.image.shape == squeezed.image.shape == (3, 30, 30)
     assert frame.image.shape == (3, 32, 64)
     for example in (centred, squeezed, frame):

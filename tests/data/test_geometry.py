@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
+from torchvision.transforms.v2 import functional
 
 from vocdist.data.boxes import rows_to_xyxy
 from vocdist.data.geometry import (
@@ -77,6 +78,19 @@ def test_one_scaling_agrees_with_the_notebooks_resize_and_centre_crop() -> None:
     ours = crop_resize(pixels, centre_square(375, 500, 192 / 220), (192, 192))
     difference = np.abs(np.array(theirs, dtype=int) - ours.permute(1, 2, 0).numpy().astype(int))
     assert difference.mean() < 1.0
+
+
+@pytest.mark.parametrize("size", [(192, 192), (40, 310)])
+def test_pixels_that_come_as_nhwc_are_scaled_as_torchvision_does_and_stay_so(
+    size: tuple[int, int],
+) -> None:
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).permute(2, 0, 1)
+    ours = crop_resize(pixels, (10, 20, 250, 330), size)
+    theirs = functional.resize(pixels[:, 10:260, 20:350].contiguous(), list(size), antialias=True)
+    assert torch.equal(ours, theirs)
+    # So no copy is made of the input's channels, nor when the result is put into a batch.
+    assert ours.permute(1, 2, 0).is_contiguous()
 
 
 def test_a_region_of_the_right_size_is_not_resampled() -> None:

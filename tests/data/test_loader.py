@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from vocdist.data.transforms import (
     RpnTransform,
     Transform,
 )
+from vocdist.errors import UserError
 from vocdist.shards.convert import convert
 from vocdist.shards.manifest import SplitRule
 from vocdist.shards.reader import ShardReader
@@ -206,6 +208,26 @@ def test_a_mirrored_image_has_mirrored_boxes(demo_shards: Path) -> None:
         expected[:, [0, 2]] = width - expected[:, [0, 2]]
         torch.testing.assert_close(expected, b.targets["boxes"])
     assert 5 < flips < 31
+
+
+def test_a_record_that_states_another_size_than_the_image_has_is_refused(demo_shards: Path) -> None:
+    own = loader(demo_shards)
+    right = own.dataset.reader.annotations[5]
+    own.dataset.reader.annotations[5] = replace(right, width=right.width + 1)
+    with pytest.raises(UserError, match=rf"{right.key}.* its record states .*convert it again"):
+        list(own.chosen([5]))
+
+
+def test_annotations_are_the_same_read_one_by_one_or_all_at_once(demo_shards: Path) -> None:
+    reader = ShardReader(demo_shards, "train")
+    one_by_one = [reader.read(index).annotations for index in range(len(reader))]
+    assert reader.annotations is not None
+    for index, read in enumerate(one_by_one):
+        known = reader.read(index).annotations
+        assert known is reader.annotations[index]
+        assert (known.key, known.width, known.height) == (read.key, read.width, read.height)
+        assert np.array_equal(known.boxes, read.boxes)
+        assert np.array_equal(known.difficult, read.difficult)
 
 
 def test_batches_arrive_in_order_ahead_of_use(demo_shards: Path) -> None:

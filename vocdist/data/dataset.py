@@ -7,12 +7,13 @@ from typing import Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from vocdist.data.cache import DecodedCache
 from vocdist.data.decode import decode_image
-from vocdist.data.geometry import shrink
-from vocdist.data.transforms import Example, Transform
+from vocdist.data.geometry import shrink, shrunk_size
+from vocdist.data.transforms import Example, Plan, Transform
+from vocdist.errors import UserError
 from vocdist.shards.reader import Annotations, ShardReader
 
 
@@ -124,21 +125,55 @@ class RequestedSamples(Dataset[tuple[SampleRequest, Example, int]]):
 
     def __getitem__(self, request: SampleRequest) -> tuple[SampleRequest, Example, int]:
         """The example, with its request and its seed."""
-        image, annotations = self._decoded(request.index)
-        rng = np.random.default_rng([self.seed, request.epoch, request.index])
-        seed = int(rng.integers(2**62))
-        return request, self.transform(image, annotations, rng, request.padded), seed
+        return self.__getitems__([request])[0]
 
-    def _decoded(self, index: int) -> tuple[Tensor, Annotations]:
+    def __getitems__(
+        self, requests: Sequence[SampleRequest]
+    ) -> list[tuple[SampleRequest, Example, int]]:
+        """The examples of one part; what torch's DataLoader asks for.
+
+        All are planned before the first is decoded: an image's pixels drive the interpreter out of
+        the processor's caches, and the same Python takes several times as long after each.
+        """
+        found = [self._find(request.index) for request in requests]
+        planned = [
+            self._plan(request, annotations)
+            for request, (_, annotations) in zip(requests, found, strict=True)
+        ]
+        return [
+            (request, plan.example(self._pixels(request.index, *sources)), seed)
+            for request, sources, (plan, seed) in zip(requests, found, planned, strict=True)
+        ]
+
+    def _find(self, index: int) -> tuple[Tensor | bytes, Annotations]:
+        """The decoded image where it is kept, otherwise the encoded one; and its annotations."""
         kept = None if self.cache is None else self.cache.get(index)
         if kept is not None:
             return kept, self.reader.read_annotations(index)
-        sample = self.reader.read(index)
-        name = f"{self.reader.folder}: sample {sample.annotations.key}"
-        image = shrink(decode_image(sample.jpeg, name), self._short_side)
+        stored = self.reader.read(index)
+        return stored.jpeg, stored.annotations
+
+    def _plan(self, request: SampleRequest, annotations: Annotations) -> tuple[Plan, int]:
+        """What to make of the image, and the sample's seed."""
+        size = shrunk_size(annotations.height, annotations.width, self._short_side)
+        rng = np.random.default_rng([self.seed, request.epoch, request.index])
+        seed = int(rng.integers(2**62))
+        return self.transform.plan(annotations, size, rng, request.padded), seed
+
+    def _pixels(self, index: int, source: Tensor | bytes, annotations: Annotations) -> Tensor:
+        if isinstance(source, Tensor):
+            return source
+        name = f"{self.reader.folder}: sample {annotations.key}"
+        decoded = decode_image(source, name)
+        if decoded.shape[1:] != (annotations.height, annotations.width):
+            raise UserError(
+                f"{name}: {decoded.shape[2]} x {decoded.shape[1]} pixels where its record states "
+                f"{annotations.width} x {annotations.height}: convert it again"
+            )
+        image = shrink(decoded, self._short_side)
         if self.cache is not None:
             self.cache.put(index, image)
-        return image, sample.annotations
+        return image
 
     def collate(self, items: Sequence[tuple[SampleRequest, Example, int]]) -> Batch:
         """Samples of equal image size as a batch."""
@@ -148,8 +183,9 @@ class RequestedSamples(Dataset[tuple[SampleRequest, Example, int]]):
 def collate(items: Sequence[tuple[SampleRequest, Example, int]]) -> Batch:
     """Stack examples of equal image size; targets of varying length are padded, with a mask."""
     requests, examples, seeds = zip(*items, strict=True)
-    # Decoders and resizing leave pixels as NHWC: stacked so, nothing is rearranged.
-    images = torch.stack([example.image.permute(1, 2, 0) for example in examples])
+    # Decoders and resizing leave pixels as NHWC: stacked so, nothing is rearranged. torch's own
+    # collation stacks them, in a loader process, where the training process can see them.
+    images = default_collate([example.image.permute(1, 2, 0) for example in examples])
     targets = [example.targets for example in examples]
     size = images.shape[1], images.shape[2]
     return assemble((images.permute(0, 3, 1, 2),), size, targets, requests, seeds)

@@ -4,13 +4,32 @@ Regions are `(top, left, height, width)` in stored pixels.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 Region = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What of an image an input shows: a region, scaled, maybe mirrored, maybe padded.
+
+    Attributes:
+        region: In pixels of the image.
+        size: (height, width) that the region is scaled to, pixels.
+        mirrored: Left and right are exchanged.
+        padded: (height, width) of the input, at whose top left it lies; None: nothing around it.
+    """
+
+    region: Region
+    size: tuple[int, int]
+    mirrored: bool = False
+    padded: tuple[int, int] | None = None
+
 
 # torchvision's RandomResizedCrop gives up after this many draws too.
 _CROP_ATTEMPTS = 10
@@ -61,14 +80,27 @@ def visible_shares(boxes: np.ndarray, region: Region) -> np.ndarray:
     return shares
 
 
+def show(image: Tensor, view: View) -> Tensor:
+    """The input (3, h, w) uint8 that a view makes of an image (3, H, W) uint8."""
+    scaled = crop_resize(image, view.region, view.size)
+    if view.mirrored:
+        scaled = scaled.flip(2)
+    return scaled if view.padded is None else pad_to(scaled, view.padded)
+
+
 def crop_resize(image: Tensor, region: Region, size: tuple[int, int]) -> Tensor:
-    """Cut a region of a (3, H, W) uint8 image and scale it once, antialiased, to `size` (h, w)."""
+    """Cut a region of a (3, H, W) uint8 image and scale it once, antialiased, to `size` (h, w).
+
+    Quick where the image is NHWC in memory, as decoders leave it; then the result is so too.
+    """
     top, left, height, width = region
     cut = image[:, top : top + height, left : left + width]
     if (height, width) == size:
         return cut
-    scaled: Tensor = transforms.resize(cut, list(size), antialias=True)
-    return scaled
+    # The batch axis is put before NHWC's three: put before (3, h, w), its stride would hide the
+    # layout from torch, which then rearranges the pixels to NCHW and back, for half as much again.
+    batch = cut.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, size, mode="bilinear", antialias=True)[0]
 
 
 def shrink(image: Tensor, short_side: int | None) -> Tensor:

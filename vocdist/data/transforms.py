@@ -1,8 +1,9 @@
-"""What each task makes of a stored sample: an input image and its targets.
+"""What each task makes of a stored sample: a view of its image, and its targets.
 
-A transform is called with a generator seeded for this sample and epoch; all randomness comes from
-it, so an augmented sample is the same on any worker and any rank. The image may be smaller than the
-stored one that its annotations speak of (`data.short_side`).
+A transform looks at the annotations alone, not at pixels. It has a generator seeded for this sample
+and epoch; all randomness comes from it, so an augmented sample is the same on any worker and any
+rank. The image may be smaller than the stored one that its annotations speak of
+(`data.short_side`).
 """
 
 from collections.abc import Mapping
@@ -16,11 +17,11 @@ from torch import Tensor
 from vocdist.data.boxes import rows_to_xyxy
 from vocdist.data.geometry import (
     Region,
+    View,
     centre_square,
-    crop_resize,
     fitted_size,
-    pad_to,
     random_region,
+    show,
     visible_shares,
 )
 from vocdist.shards.reader import Annotations
@@ -34,17 +35,32 @@ class Example:
     targets: Mapping[str, Tensor]
 
 
-class Transform(Protocol):
-    """Turns a decoded image and its annotations into an example."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of an example but its pixels."""
 
-    def __call__(
+    view: View
+    targets: Mapping[str, Tensor]
+
+    def example(self, image: Tensor) -> Example:
+        """The example of a decoded image (3, H, W) uint8, of the size that was planned for."""
+        return Example(show(image, self.view), self.targets)
+
+
+class Transform(Protocol):
+    """Says what becomes of a decoded image, given its annotations."""
+
+    def plan(
         self,
-        image: Tensor,
         annotations: Annotations,
+        size: tuple[int, int],
         rng: np.random.Generator,
         padded: tuple[int, int] | None,
-    ) -> Example:
-        """`padded` is the (height, width) that the batch shares, None when sizes are fixed."""
+    ) -> Plan:
+        """For an image decoded to `size`.
+
+        `padded` is the (height, width) that the batch shares, None when inputs have one size.
+        """
         ...
 
 
@@ -65,25 +81,22 @@ class ClassifierTrainTransform:
     min_visible: float | None = None
     color_jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
-    def __call__(
+    def plan(
         self,
-        image: Tensor,
         annotations: Annotations,
+        size: tuple[int, int],
         rng: np.random.Generator,
         padded: tuple[int, int] | None = None,
-    ) -> Example:
-        """Cut, scale and mirror."""
-        height, width = image.shape[1:]
-        region = random_region(height, width, self.crop_scale, self.crop_ratio, rng)
-        scaled = crop_resize(image, region, (self.size, self.size))
-        if self.flip and rng.random() < 0.5:
-            scaled = scaled.flip(2)
-        targets = {"labels": self._labels(annotations, region, (height, width))}
+    ) -> Plan:
+        """Draw the crop, then the mirroring, then the colors."""
+        region = random_region(*size, self.crop_scale, self.crop_ratio, rng)
+        mirrored = self.flip and rng.random() < 0.5
+        targets = {"labels": self._labels(annotations, region, size)}
         if any(self.color_jitter):
             strength = np.array(self.color_jitter)
             factors = rng.uniform(1 - strength, 1 + strength)
             targets["color"] = torch.from_numpy(factors.astype(np.float32))
-        return Example(scaled, targets)
+        return Plan(View(region, (self.size, self.size), mirrored), targets)
 
     def _labels(self, annotations: Annotations, region: Region, size: tuple[int, int]) -> Tensor:
         if self.min_visible is None:
@@ -112,23 +125,21 @@ class ClassifierEvalTransform:
     size: int
     share: float | None
 
-    def __call__(
+    def plan(
         self,
-        image: Tensor,
         annotations: Annotations,
+        size: tuple[int, int],
         rng: np.random.Generator,
         padded: tuple[int, int] | None = None,
-    ) -> Example:
-        """Cut and scale."""
-        height, width = image.shape[1:]
-        whole = (0, 0, height, width)
+    ) -> Plan:
+        """Nothing is drawn."""
         square = self.share is not None and padded is None
-        region = centre_square(height, width, self.share or 1.0) if square else whole
-        scaled = crop_resize(image, region, padded or (self.size, self.size))
+        region = centre_square(*size, self.share or 1.0) if square else (0, 0, *size)
+        view = View(region, padded or (self.size, self.size))
         labels = _multi_hot(annotations, self.classes)
         plain = torch.zeros(self.classes, dtype=torch.bool)
         plain[annotations.boxes[~annotations.difficult, 0]] = True
-        return Example(scaled, {"labels": labels, "only_difficult": (labels > 0) & ~plain})
+        return Plan(view, {"labels": labels, "only_difficult": (labels > 0) & ~plain})
 
 
 @dataclass(frozen=True)
@@ -146,23 +157,18 @@ class RpnTransform:
     one_based: bool = True
     snap: int = 1
 
-    def __call__(
+    def plan(
         self,
-        image: Tensor,
         annotations: Annotations,
+        size: tuple[int, int],
         rng: np.random.Generator,
         padded: tuple[int, int] | None = None,
-    ) -> Example:
-        """Scale, mirror and pad."""
+    ) -> Plan:
+        """Draw the mirroring."""
         stored = annotations.height, annotations.width
-        scaled = crop_resize(image, (0, 0, *image.shape[1:]), self.scaled_size(*stored))
         mirrored = self.draws_mirror(rng)
-        if mirrored:
-            scaled = scaled.flip(2)
-        return Example(
-            image=scaled if padded is None else pad_to(scaled, padded),
-            targets=self.targets(annotations, stored, mirrored=mirrored),
-        )
+        view = View((0, 0, *size), self.scaled_size(*stored), mirrored, padded)
+        return Plan(view, self.targets(annotations, stored, mirrored=mirrored))
 
     def scaled_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of a stored image once it is scaled, pixels."""

@@ -6,6 +6,7 @@ A reader may be copied into loader processes by fork or pickle.
 import hashlib
 import json
 import sys
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -89,7 +90,7 @@ class ShardReader:
         starts = ends - [shard.samples for shard in shards]
         # Those that the limit leaves, all of them or in part.
         self._shards = [s for s, start in zip(shards, starts, strict=True) if start < self._length]
-        self._starts = starts[: len(self._shards)]
+        self._starts: list[int] = starts[: len(self._shards)].tolist()
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -111,15 +112,11 @@ class ShardReader:
         return is_url(self.folder)
 
     def read(self, index: int) -> StoredSample:
-        """Read one sample with one system call."""
+        """Read one sample."""
         shard, entry = self._locate(index)
-        # The two members lie side by side, so one read spans both and the tar header between them.
-        end = entry.json_offset + entry.json_size
-        span = self._storage.read(shard, entry.jpg_offset, end - entry.jpg_offset)
-        return StoredSample(
-            jpeg=span[: entry.jpg_size],
-            annotations=_annotations(span[entry.json_offset - entry.jpg_offset :]),
-        )
+        # By itself: cut out of one read of both members, the image would be copied once more.
+        jpeg = self._storage.read(shard, entry.jpg_offset, entry.jpg_size)
+        return StoredSample(jpeg, self.read_annotations(index))
 
     def shard_of(self, index: int) -> int:
         """The number of the shard that holds a sample.
@@ -129,7 +126,7 @@ class ShardReader:
         """
         if not 0 <= index < self._length:
             raise IndexError(f"sample {index} of {self._length}")
-        return int(np.searchsorted(self._starts, index, side="right")) - 1
+        return bisect_right(self._starts, index) - 1
 
     def check_cache(self, shuffle_shards: int | None) -> None:
         """Refuse a cache that would be emptied and filled all the time.
@@ -160,8 +157,10 @@ class ShardReader:
         self._storage.prefetch(self._shards[number])
 
     def read_annotations(self, index: int) -> Annotations:
-        """Read what is known of one sample, without its image."""
+        """What is known of one sample; read unless `annotations` were."""
         shard, entry = self._locate(index)
+        if "annotations" in self.__dict__:
+            return self.annotations[index]
         return _annotations(self._storage.read(shard, entry.json_offset, entry.json_size))
 
     @cached_property
@@ -205,7 +204,7 @@ class ShardReader:
     def _locate(self, index: int) -> tuple[ShardRecord, IndexEntry]:
         number = self.shard_of(index)
         shard = self._shards[number]
-        return shard, self._storage.entries(shard)[index - int(self._starts[number])]
+        return shard, self._storage.entries(shard)[index - self._starts[number]]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the annotation cache behind when sent to another process."""

@@ -86,18 +86,18 @@ class LocalShards:
     def read(self, shard: ShardRecord, offset: int, size: int) -> bytes:
         """One system call."""
         # Keyed by process: a descriptor inherited over fork would be closed twice.
-        slot, path = (os.getpid(), shard.name), self._folder / shard.name
+        slot = os.getpid(), shard.name
         try:
             if slot not in self._descriptors:
-                self._descriptors[slot] = os.open(path, os.O_RDONLY)
+                self._descriptors[slot] = os.open(self._folder / shard.name, os.O_RDONLY)
             data = os.pread(self._descriptors[slot], size, offset)
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be read while in use ({error.strerror}): put it back, or make it "
-                f"again, and start again"
+                f"{self._folder / shard.name}: cannot be read while in use ({error.strerror}): put "
+                f"it back, or make it again, and start again"
             ) from None
         if len(data) != size:
-            raise UserError(f"{path}: cut short while in use: make it again")
+            raise UserError(f"{self._folder / shard.name}: cut short while in use: make it again")
         return data
 
     def records(self, shards: Sequence[ShardRecord]) -> list[list[bytes]]:

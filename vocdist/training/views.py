@@ -84,7 +84,9 @@ class EvaluationView:
         """The input of stored pixels (3, H, W) uint8, for a batch of this shape."""
         # Evaluation draws nothing from the generator; the transform's signature wants one.
         rng = np.random.default_rng(0)
-        return self.transform(shrink(pixels, self.short_side), stored, rng, shape)
+        image = shrink(pixels, self.short_side)
+        height, width = image.shape[1:]
+        return self.transform.plan(stored, (height, width), rng, shape).example(image)
 
 
 def evaluation_view(config: TaskConfig, classes: int) -> EvaluationView:
