@@ -57,6 +57,12 @@ class WeightAverage:
                 parameter.copy_(live[name])
 
     @torch.no_grad()
+    def keep(self) -> None:
+        """Make the average the model's own weights, when training is over."""
+        for parameter, average in zip(self._live, self._average, strict=True):
+            parameter.copy_(average)
+
+    @torch.no_grad()
     def _swap(self) -> None:
         for parameter, average in zip(self._live, self._average, strict=True):
             kept = parameter.detach().clone()

@@ -9,7 +9,7 @@ from vocdist.config_file import plain_config
 from vocdist.data.loader import ahead_of_use
 from vocdist.report.curves import plot_curves
 from vocdist.report.overlays import contact_sheet
-from vocdist.training.checkpoint_files import WEIGHTS, save_weights
+from vocdist.training.checkpoint_files import save_weights
 from vocdist.training.classifier_task import ClassifierTask
 from vocdist.training.evaluation import evaluate
 from vocdist.training.loaders import build_loader, split_loader
@@ -30,10 +30,8 @@ def finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
 
     A collective.
     """
-    best = trainer.checkpoints.best()
-    if best is not None:
-        trainer.saver.load_weights(best / WEIGHTS)
-    epoch = trainer.position.best_epoch if best else trainer.position.epoch
+    position = trainer.position
+    epoch = position.best_epoch if trainer.saver.load_best() else position.epoch
     if isinstance(trainer.task, ClassifierTask):
         trainer.task.choose_thresholds(_train_records(config, trainer))
     measured = trainer.measure()

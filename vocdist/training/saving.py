@@ -85,14 +85,26 @@ class Saver:
         """Go on from the position that a checkpoint holds; call on every rank."""
         self.saved = position
         training = load_training(checkpoint)
-        self.load_weights(checkpoint / WEIGHTS, training["live"])
+        self._load_weights(checkpoint / WEIGHTS, training["live"])
         self._optimizer.load_state_dict(training["optimizer"])
         if self._accelerator.scaler is not None and training["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(training["scaler"])
         self._guard.skipped = training["skipped_steps"]
         self._log.load_state_dict(training)
 
-    def load_weights(self, path: Path, live: Mapping[str, Tensor] | None = None) -> None:
+    def load_best(self) -> bool:
+        """Take over the best checkpoint's weights, when training is over; False: there is none.
+
+        Then the model keeps what was measured last.
+        """
+        best = self._checkpoints.best()
+        if best is not None:
+            self._load_weights(best / WEIGHTS)
+        else:
+            self._average.keep()
+        return best is not None
+
+    def _load_weights(self, path: Path, live: Mapping[str, Tensor] | None = None) -> None:
         """Take over measured weights, and those that training goes on from (`live`)."""
         load_model(self._model, path)
         self._average.restore(live or {})
