@@ -14,11 +14,13 @@ from safetensors import safe_open
 from torchvision.ops import nms
 
 from vocdist import Classifier, RegionProposalNetwork, UserError
+from vocdist.config import RpnConfig
+from vocdist.config_file import load_config
 from vocdist.inference import exporting
 from vocdist.inference.batches import input_batches
 from vocdist.inference.exporting import check, export_program, program_difference, save_program
 from vocdist.inference.graphs import example_size, export_graph
-from vocdist.inference.model_card import metadata_of, model_card
+from vocdist.inference.model_card import metadata_of, model_card, preprocessing
 from vocdist.inference.trained import load_trained
 from vocdist.training.run_folder import load_results
 
@@ -103,6 +105,16 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="differs from the model"):
             check(bad, tmp_path)
     check(1e-5, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("snap", "words"), [(True, "There is no padding"), (False, "Pad with zeros")]
+)
+def test_an_rpns_images_are_snapped_or_padded_and_it_says_which(snap: bool, words: str) -> None:
+    config = load_config(RpnConfig, None, [f"input.snap={snap}"])
+    told = preprocessing(config)
+    assert words in told and told.count("pad_multiple") == 0
+    assert f"multiple{'' if snap else 's'} of {config.input.pad_multiple}" in told
 
 
 def test_the_card_says_what_it_is_and_holds_no_paths(classifier_run: Path) -> None:

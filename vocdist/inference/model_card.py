@@ -50,12 +50,19 @@ def preprocessing(config: TaskConfig) -> str:
     last = "Pass uint8 (B, 3, H, W); normalising is inside the graph."
     if isinstance(config, RpnConfig):
         box = config.input
-        return (
-            f"{first}Scale so that the short side is {box.short_side} and the long side at most "
-            f"{box.long_side} pixels (bilinear, antialiased). Pad with zeros at the right and the "
-            f"bottom to multiples of {box.pad_multiple}. image_sizes are (height, width) before "
-            f"the padding. {last}"
+        sides = (
+            f"Scale so that the short side is {box.short_side} and the long side at most "
+            f"{box.long_side} pixels (bilinear, antialiased)"
         )
+        if box.snap:
+            fit = f", each rounded to the nearest multiple of {box.pad_multiple}."
+            fit += " There is no padding: image_sizes are (height, width) of the input."
+        else:
+            fit = (
+                f". Pad with zeros at the right and the bottom to multiples of {box.pad_multiple}."
+            )
+            fit += " image_sizes are (height, width) before the padding."
+        return f"{first}{sides}{fit} {last}"
     return f"{first}{_classifier_view(config)} {last}"
 
 
