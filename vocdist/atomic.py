@@ -13,8 +13,8 @@ TEMPORARY_SUFFIX = ".tmp"
 def replaced_when_done(final: Path) -> Iterator[Path]:
     """Yield a temporary path beside `final`; on success fsync it and rename it to `final`.
 
-    The caller makes a file or a folder of it. A file replaces a file; an older folder is removed
-    just before a new one is renamed.
+    The caller makes a file or a folder of it. A file replaces a file; no folder can be replaced so
+    that one of the two is there at any moment, so a folder must not be there yet.
     After an exception the temporary one is removed and `final` is as it was.
     """
     # The process id keeps two writers of one file from sharing a temporary.
@@ -22,8 +22,6 @@ def replaced_when_done(final: Path) -> Iterator[Path]:
     try:
         yield temporary
         fsync(temporary)
-        if temporary.is_dir() and final.is_dir():
-            shutil.rmtree(final)
         os.replace(temporary, final)
     except BaseException:
         _remove(temporary)

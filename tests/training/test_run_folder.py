@@ -1,4 +1,6 @@
+import multiprocessing
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -7,14 +9,14 @@ from torch import nn
 from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config_file import load_config, save_config
 from vocdist.errors import UserError
-from vocdist.training.checkpoint import Checkpoints, Position
+from vocdist.training.checkpoint import Checkpoints, Position, load_position
 from vocdist.training.run_folder import (
     CONFIG,
     RESULTS,
     begun_config,
     save_results,
 )
-from vocdist.training.start import plan_start, prepare_folder
+from vocdist.training.start import alone_in, plan_start, prepare_folder
 
 SHARDS = "abc"
 
@@ -29,7 +31,7 @@ def a_run(run: Path, best_epoch: int = 1) -> tuple[ClassifierConfig, Checkpoints
     checkpoints = Checkpoints(run / "checkpoints", keep=9)
     run.mkdir()
     save_config(config, run / CONFIG)
-    position = Position(global_batch=32, manifest_hash=SHARDS)
+    position = Position(global_batch=32, manifest_hash=SHARDS, wandb_run_id="its own")
     for epoch in range(1, 4):
         position = position.after_step(32).after_step(32)
         position = position.after_epoch(0.9 if epoch == best_epoch else 0.1 * epoch)
@@ -126,16 +128,33 @@ def test_a_kill_before_the_pointers_were_written_loses_no_best(tmp_path: Path) -
 def test_another_runs_checkpoint_may_begin_a_new_folder_only(tmp_path: Path) -> None:
     _, first = a_run(tmp_path / "first")
     chosen = first.last()
+    assert chosen
+    first_id = load_position(chosen).wandb_run_id
     second = config_of(tmp_path / "second", f"train.resume={chosen}")
     start = plan_start(second, Checkpoints(tmp_path / "second/checkpoints", 1), SHARDS)
-    # Its best weights are not in the new folder.
+    # Its best weights are not in the new folder, and its W&B run is not this one.
     assert (start.position.epoch, start.position.best_epoch) == (3, 0)
+    assert first_id == "its own" and start.position.wandb_run_id is None
     a_run(tmp_path / "third")
     third = config_of(tmp_path / "third", f"train.resume={chosen}")
     with pytest.raises(UserError, match="belongs to another"):
         plan_start(third, Checkpoints(tmp_path / "third/checkpoints", 1), SHARDS)
     with pytest.raises(UserError, match="not a checkpoint folder"):
         plan_start(config_of(tmp_path, "train.resume=nowhere"), first, SHARDS)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with alone_in(run):
+        with pytest.raises(UserError, match="another training is at work here"), alone_in(run):
+            pass
+        # A loader process, which may live on for a moment after its run was killed.
+        child, ready = multiprocessing.get_context("fork"), multiprocessing.Event()
+        loader = child.Process(target=lambda: (ready.set(), time.sleep(60)), daemon=True)
+        loader.start()
+        assert ready.wait(30)
+    with alone_in(run):
+        loader.kill()
 
 
 def test_a_folder_of_the_other_task_is_named(tmp_path: Path) -> None:

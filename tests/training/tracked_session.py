@@ -31,7 +31,7 @@ def rows(first: int, last: int) -> list[dict[str, float]]:
 if __name__ == "__main__":
     run, start, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     run.mkdir(exist_ok=True)
-    drop_rows_after(run, start)
+    drop_rows_after(run, start, start // STEPS_PER_EPOCH)
     known = remembered_run_id(run)
     with Tracker(run, mode="offline", project="p", config={}, run_id=known) as tracker:
         for row in rows(max(start, 0) + 1, last):

@@ -87,7 +87,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_temporaries(self.folder)
-            final = self.folder / f"step-{position.global_step:08d}"
+            final = self._place(position.global_step)
             with replaced_when_done(final) as temporary:
                 temporary.mkdir()
                 write_files(temporary, asdict(position), model, training)
@@ -148,6 +148,18 @@ class Checkpoints:
         """Point `best` to a checkpoint."""
         if self._target("best") != checkpoint:
             self._point("best", checkpoint)
+
+    def _place(self, global_step: int) -> Path:
+        """Where to write the checkpoint of a step; what `last` names stays until this one is there.
+
+        A step has two when the run was stopped in its evaluation: before and after the measuring.
+        """
+        name, last = f"step-{global_step:08d}", self._target("last")
+        for folder in sorted(self.folder.glob(f"{name}*")):
+            if last and folder.name > last.name:
+                shutil.rmtree(folder)  # of a run that was killed before it could point to it
+        count = len(list(self.folder.glob(f"{name}*")))
+        return self.folder / (f"{name}-{count + 1}" if count else name)
 
     def _point(self, name: str, target: Path) -> None:
         with replaced_when_done(self.folder / name) as temporary:

@@ -54,7 +54,7 @@ def debug_run(config: TaskConfig) -> None:
     )
     say(f"trained, measured, saved and drew in {trained - started:.1f} s")
     say(f"went on from step 1 in {resumed - trained:.1f} s and ended with {same}")
-    left = ", ".join(sorted(path.name for path in run_dir.iterdir() if path.name != _MARKER))
+    left = ", ".join(sorted(path.name for path in run_dir.iterdir() if path.name[0] != "."))
     say(f"{run_dir} holds {left}")
 
 

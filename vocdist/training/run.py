@@ -1,6 +1,8 @@
 """A training run from its config to its results."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -28,7 +30,7 @@ from vocdist.training.run_folder import (
     load_results,
 )
 from vocdist.training.run_report import RunReport
-from vocdist.training.start import Start, plan_start, prepare_folder
+from vocdist.training.start import Start, alone_in, plan_start, prepare_folder
 from vocdist.training.status import run_to_the_end
 from vocdist.training.task import Task
 from vocdist.training.tracking import NullTracker, Tracker
@@ -62,10 +64,15 @@ def train(config: TaskConfig) -> dict[str, float]:
     if epochs == config.train.epochs and results.is_file() and not start.rewound:
         accelerator.print(f"{run_dir}: already trained for {epochs} epochs")
         return load_results(results)
-    if accelerator.is_main_process:
-        prepare_folder(config, plan.checkpoints, start)
-        found = describe_environment(accelerator.device, accelerator.num_processes)
-        note_start(run_dir / ENVIRONMENT, found)
+    with alone_in(run_dir) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            prepare_folder(config, plan.checkpoints, start)
+            found = describe_environment(accelerator.device, accelerator.num_processes)
+            note_start(run_dir / ENVIRONMENT, found)
+        return _train(plan, accelerator)
+
+
+def _train(plan: _Plan, accelerator: Accelerator) -> dict[str, float]:
     stop = StopRequest(has_peers=accelerator.num_processes > 1)
     with leaving_together(accelerator), _tracker(plan, accelerator) as tracker:
         accelerator.print(tracker.whereabouts)
@@ -73,7 +80,8 @@ def train(config: TaskConfig) -> dict[str, float]:
         trainer = _trainer_at_start(plan, accelerator, tracker, stop)
         # Until here there is nothing to save, and a signal may end the process.
         with stop:
-            return run_to_the_end(trainer, stop, run_dir, lambda: _fit(config, trainer))
+            work = partial(_fit, plan.config, trainer)
+            return run_to_the_end(trainer, stop, plan.config.run.dir, work)
 
 
 def _plan(config: TaskConfig) -> _Plan:

@@ -1,15 +1,20 @@
 """Where a training begins: anew, at a checkpoint, or not at all."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vocdist.config_file import config_differences, save_config
 from vocdist.errors import UserError
+from vocdist.remote.lock import locked
 from vocdist.training.checkpoint import Checkpoints, Position, load_position
 from vocdist.training.checkpoint_files import STATE, damage
 from vocdist.training.run_folder import CONFIG, FINAL_WEIGHTS, RESULTS, begun_config
 from vocdist.training.tracking import drop_rows_after, remembered_run_id
+
+_LOCK = ".lock"
 
 # Settings that do not change what is computed, so a run may go on with others.
 FREE_TO_CHANGE = (
@@ -85,6 +90,9 @@ def plan_start(
     if lost and not _is_best(position, chosen, checkpoints):
         # What was best so far is not in this folder, or lies behind the point of return.
         position = replace(position, best_value=float("-inf"), best_epoch=0)
+    if chosen.parent != checkpoints.folder:
+        # Another run's: its W&B run goes on without this one.
+        position = replace(position, wandb_run_id=remembered_run_id(config.run.dir))
     rewound = not checkpoints.is_pointed_to(chosen)
     return Start(position, chosen, rewound, tuple(checkpoints.passed_over()))
 
@@ -131,12 +139,29 @@ def _named_checkpoint(resume: str, checkpoints: Checkpoints) -> Path:
     return checkpoints.folder / chosen.name if own else chosen
 
 
+@contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Hold a run folder, made where it is missing; the hold ends with this process.
+
+    Raises:
+        UserError: Another training is at work in it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with locked(run_dir / _LOCK, wait=False, create=True) as held:
+        if held is None:
+            raise UserError(
+                f"{run_dir}: another training is at work here: wait for it to end, stop it, or "
+                f"choose another run.dir"
+            )
+        yield
+
+
 def prepare_folder(config: Any, checkpoints: Checkpoints, start: Start) -> None:
     """Make the run folder ready for a start; call on one process."""
     run_dir = config.run.dir
-    run_dir.mkdir(parents=True, exist_ok=True)
     save_config(config, run_dir / CONFIG)
-    drop_rows_after(run_dir, start.position.global_step if start.checkpoint else -1)
+    done = start.position
+    drop_rows_after(run_dir, done.global_step if start.checkpoint else -1, done.epoch)
     if start.rewound and start.checkpoint and checkpoints.last():
         checkpoints.rewind(start.checkpoint)
         for name in (RESULTS, FINAL_WEIGHTS):

@@ -156,8 +156,11 @@ class NullTracker(Tracker):
         self._run = None
 
 
-def drop_rows_after(run_dir: Path, global_step: int) -> None:
-    """Forget rows that a killed run wrote behind its last checkpoint: they will be made again."""
+def drop_rows_after(run_dir: Path, global_step: int, epoch: int) -> None:
+    """Forget rows that a killed run wrote behind its last checkpoint: they will be made again.
+
+    `epoch` counts the finished ones: a run that was stopped in an evaluation makes it again.
+    """
     path = run_dir / METRICS
     if not path.is_file():
         return
@@ -167,7 +170,8 @@ def drop_rows_after(run_dir: Path, global_step: int) -> None:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue  # the half line of a killed writer
-        if row["global_step"] <= global_step:
+        unmeasured = row.get("epoch", 0) > epoch and any(name.startswith("val/") for name in row)
+        if row["global_step"] <= global_step and not unmeasured:
             kept.append(line + "\n")
     with replaced_when_done(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
