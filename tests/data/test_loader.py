@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vocdist.data.dataset import Batch, RequestedSamples
+from vocdist.data.batch import Batch
+from vocdist.data.dataset import RequestedSamples
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.data.padding import Padding
 from vocdist.data.transforms import (

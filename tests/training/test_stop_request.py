@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 from vocdist.training.agreement import Agreement, StopAgreed
 from vocdist.training.preemption import SIGNALS, StopRequest
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vocdist.data.dataset import Batch, SampleRequest, assemble
+from vocdist.data.batch import Batch, SampleRequest, assemble
 from vocdist.data.feature_files import FeatureFiles
 from vocdist.data.transforms import RpnTransform
 from vocdist.shards.reader import ShardReader

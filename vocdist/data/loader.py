@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
-from vocdist.data.dataset import Batch, RequestedSamples, SampleRequest
+from vocdist.data.batch import Batch, SampleRequest
+from vocdist.data.dataset import RequestedSamples
 from vocdist.data.feature_dataset import FeatureDataset
 from vocdist.data.order import (
     epoch_order,

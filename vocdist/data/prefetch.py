@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from threading import Thread
 
-from vocdist.data.dataset import SampleRequest
+from vocdist.data.batch import SampleRequest
 from vocdist.errors import UserError
 from vocdist.shards.reader import ShardReader
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from vocdist.data.dataset import Batch, RequestedSamples, SampleRequest
+from vocdist.data.batch import Batch, SampleRequest
+from vocdist.data.dataset import RequestedSamples
 from vocdist.data.feature_dataset import FeatureDataset
 from vocdist.errors import UserError
 

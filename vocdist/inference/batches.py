@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vocdist.data.dataset import Batch, SampleRequest, collate
+from vocdist.data.batch import Batch, SampleRequest, collate
 from vocdist.data.transforms import Example
 from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import distributed
 
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 from vocdist.training.preemption import StopRequest
 
 

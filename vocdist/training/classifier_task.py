@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 from vocdist.metrics.multilabel import multilabel_metrics, prior_map
 from vocdist.metrics.thresholds import best_thresholds, tuned_metrics
 from vocdist.metrics.voc import voc_metrics

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 
 
 class StepClock:

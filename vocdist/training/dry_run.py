@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from vocdist.config import RpnConfig, TaskConfig
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 from vocdist.training.build_task import build_task, resolve_backbone
 from vocdist.training.checkpoint import Checkpoints
 from vocdist.training.loaders import build_loader, build_readers

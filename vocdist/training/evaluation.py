@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 from vocdist.errors import SharedError
 from vocdist.training.accelerator import gather_lists
 from vocdist.training.task import Record, Task

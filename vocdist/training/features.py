@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vocdist.config.rpn import FeaturesConfig
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 from vocdist.data.feature_files import (
     STORED_DTYPE,
     FeatureFiles,

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from vocdist.config.training import OptimConfig, TrainConfig
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import UserError
 from vocdist.training.accelerator import average_buffers, learning_batch_norms

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from vocdist.config import RpnConfig, TaskConfig
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 from vocdist.errors import UserError
 from vocdist.training.accelerator import build_accelerator, lay_out, prepare
 from vocdist.training.build_task import build_task, resolve_backbone

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 from vocdist.data.workers import usable_cores
 from vocdist.training.accelerator import build_accelerator
 from vocdist.training.build_task import build_task, resolve_backbone

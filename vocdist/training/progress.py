@@ -7,7 +7,7 @@ from typing import Never, TextIO
 
 from tqdm import tqdm
 
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 
 _BAR = "{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt}{postfix}"
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 from vocdist.metrics.recall import COUNTS, best_ious, grid_boxes, proposal_recall, random_boxes
 from vocdist.models.backbone import FrozenBackbone
 from vocdist.models.pixels import ImageNetPixels

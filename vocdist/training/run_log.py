@@ -9,7 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from vocdist.data.dataset import Batch, RequestedSamples
+from vocdist.data.batch import Batch
+from vocdist.data.dataset import RequestedSamples
 from vocdist.data.feature_dataset import FeatureDataset
 from vocdist.errors import SharedError
 from vocdist.training.checkpoint import Position

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from vocdist.data.dataset import Batch
+from vocdist.data.batch import Batch
 
 Record = Mapping[str, object]
 
