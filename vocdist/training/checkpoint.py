@@ -156,7 +156,7 @@ class Checkpoints:
         """
         name, last = f"step-{global_step:08d}", self._target("last")
         for folder in sorted(self.folder.glob(f"{name}*")):
-            if last and folder.name > last.name:
+            if last and folder.name > last.name and folder != self._target("best"):
                 shutil.rmtree(folder)  # of a run that was killed before it could point to it
         count = len(list(self.folder.glob(f"{name}*")))
         return self.folder / (f"{name}-{count + 1}" if count else name)
