@@ -8,11 +8,13 @@ PYTEST_ARGS ?=
 # One launched process may use every core; unset, accelerate would choose and print a notice.
 OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS
+# The theme's word on MkDocs 2, which pyproject.toml keeps out.
+export NO_MKDOCS_2_WARNING = 1
 
 LAUNCH = $(BIN)/accelerate launch --quiet --config_file $(LAUNCH_CONFIG)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format constraints clean
+.PHONY: help install demo test test-slow lint format docs constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +63,9 @@ lint: install ## Check style, format and types
 format: install ## Format the code and sort its imports
 	@$(BIN)/ruff check --quiet --select I --fix .
 	@$(BIN)/ruff format .
+
+docs: install ## Build the documentation: build/site/index.html
+	@$(BIN)/mkdocs build --strict --quiet
 
 constraints: install ## Pin the newest versions of all dependencies in constraints.txt
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --extra dev --no-annotate \

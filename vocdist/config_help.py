@@ -1,10 +1,10 @@
-"""A config's fields as text for `--help`: from its annotations, defaults and docstrings alone."""
+"""A config's settings for people: from its annotations, defaults and docstrings alone."""
 
 import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -22,12 +22,46 @@ _PLAIN_NAMES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A setting, or the beginning of a section of them.
+
+    Attributes:
+        key: As it is set, `train.epochs`; of a section its name, `train`.
+        value: The default as it is written, `...` where there is none; None of a section.
+        kind: What may be written, `integer ≥ 1`; empty of a section.
+        meaning: In words.
+    """
+
+    key: str
+    value: str | None = None
+    kind: str = ""
+    meaning: str
+
+
 def settings_help(config_type: type, values: Any = None) -> str:
     """All settings of a config type, `key=default`, type and meaning, in lines of 100 columns.
 
     The defaults are those of `values`, a config of that type, where given.
     """
-    return "\n".join(_section_lines(config_type, values, ""))
+    return "\n".join(line for item in settings_of(config_type, values) for line in _lines(item))
+
+
+def settings_of(config_type: type, values: Any = None, prefix: str = "") -> Iterator[Setting]:
+    """All settings of a config type, each section's after its name; `values` as above."""
+    hints = get_type_hints(config_type, include_extras=True)
+    meanings = _meanings(config_type)
+    for field in fields(config_type):
+        value = field.default if values is None else getattr(values, field.name)
+        annotation, key = hints[field.name], f"{prefix}{field.name}"
+        if isinstance(annotation, type) and is_dataclass(annotation):
+            yield Setting(key=key, meaning=_first_line(annotation))
+            yield from settings_of(annotation, None if value is MISSING else value, f"{key}.")
+        elif field.name in meanings:  # others, as `task`, are not for the user
+            shown = "..." if value is MISSING else plain_value(value)
+            yield Setting(
+                key=key, value=shown, kind=type_name(annotation), meaning=meanings[field.name]
+            )
 
 
 def type_name(annotation: Any) -> str:
@@ -57,29 +91,15 @@ def plain_value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _section_lines(config_type: type, values: Any, prefix: str) -> Iterator[str]:
-    hints = get_type_hints(config_type, include_extras=True)
-    meanings = _meanings(config_type)
-    for field in fields(config_type):
-        value = field.default if values is None else getattr(values, field.name)
-        annotation = hints[field.name]
-        if isinstance(annotation, type) and is_dataclass(annotation):
-            yield f"\n{field.name}: {_first_line(annotation)}"
-            yield from _section_lines(
-                annotation, None if value is MISSING else value, f"{field.name}."
-            )
-        elif field.name in meanings:  # others, as `task`, are not for the user
-            shown = "..." if value is MISSING else plain_value(value)
-            yield from _field_lines(
-                f"{prefix}{field.name}={shown}", type_name(annotation), meanings[field.name]
-            )
-
-
-def _field_lines(setting: str, kind: str, meaning: str) -> Iterator[str]:
+def _lines(item: Setting) -> Iterator[str]:
+    if item.value is None:
+        yield f"\n{item.key}: {item.meaning}"
+        return
     # Names of networks and the like make a type longer than what is left of the line.
-    head = f"  {setting:<44} {kind}"
-    yield from [head] if len(head) <= WIDTH else [f"  {setting}", *_wrapped(kind)]
-    yield from _wrapped(meaning)
+    setting = f"{item.key}={item.value}"
+    head = f"  {setting:<44} {item.kind}"
+    yield from [head] if len(head) <= WIDTH else [f"  {setting}", *_wrapped(item.kind)]
+    yield from _wrapped(item.meaning)
 
 
 def _wrapped(text: str) -> list[str]:
