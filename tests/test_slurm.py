@@ -18,9 +18,10 @@ BIN = Path(sys.executable).parent
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
 SLURM_NODEID=0 "$@" &
-trap 'kill -TERM %1' TERM
-wait %1; code=$?
-while kill -0 %1 2>/dev/null; do wait %1; code=$?; done
+task=$!
+trap 'kill -TERM "$task"' TERM
+wait "$task"; code=$?
+while kill -0 "$task" 2>/dev/null; do wait "$task"; code=$?; done
 exit "$code"
 """
 SCONTROL = """#!/usr/bin/env bash

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 from forked import run_script
-from launch import Launched, launch
+from launch import REPO, Launched, environment, launch
 from run_files import rows_of, same_end, status_of
 
 from vocdist.shards.convert import convert
@@ -201,14 +203,14 @@ def test_a_stop_during_evaluation(config: str, mostly_val: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_without_a_launcher_the_exit_code_says_it(demo_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    # The time limit of coreutils, as a stand-in for a scheduler's.
     arguments = rpn(demo_shards, run, "train.epochs=2000")
-    running = Launched("train_rpn.py", *arguments)
-    running.wait_until(lambda: len(rows_of(run)) > 3)
-    (rank,) = running.ranks()
-    rank.terminate()
-    assert rank.wait(timeout=SECONDS) == 75
-    running.end()
+    script = [sys.executable, str(REPO / "scripts" / "train_rpn.py"), *arguments]
+    alone = subprocess.Popen(script, cwd=REPO, env=environment(), stdout=subprocess.DEVNULL)
+    while len(rows_of(run)) <= 3:
+        assert alone.poll() is None
+        time.sleep(0.01)
+    alone.terminate()
+    assert alone.wait(timeout=SECONDS) == 75
     done = run_script("train_rpn.py", *arguments, "train.epochs=1")
     assert done.returncode == 2  # other settings in the same folder
 
