@@ -1,10 +1,13 @@
 """Sums of losses that stay on the device until somebody reads them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+from vocdist.training.accelerator import gather_lists
 
 
 class LossMeter:
@@ -38,14 +41,14 @@ class LossMeter:
 
     def means(self) -> dict[str, float]:
         """Means over steps and ranks (a collective, and a wait); empty without a counted step."""
-        self.synchronize()
         steps = float(self._steps)
-        return {name: float(total) / steps for name, total in self._sums.items()} if steps else {}
-
-    def synchronize(self) -> None:
-        """Give every rank the mean of all ranks' sums (a collective)."""
-        for name in sorted(self._sums):
-            self._sums[name] = self._accelerator.reduce(self._sums[name], reduction="mean")
+        if not steps:
+            return {}
+        totals = {
+            name: float(self._accelerator.reduce(self._sums[name], reduction="mean"))
+            for name in sorted(self._sums)
+        }
+        return {name: totals[name] / steps for name in self._sums}
 
     def reset(self) -> None:
         """Forget all steps that have ended."""
@@ -54,16 +57,21 @@ class LossMeter:
     def _zero(self) -> Tensor:
         return torch.zeros((), device=self._accelerator.device)
 
-    def state_dict(self) -> dict[str, object]:
-        """For a checkpoint; `synchronize` first, it is saved by one rank for all."""
-        sums = {name: total.cpu() for name, total in self._sums.items()}
-        return {"sums": sums, "steps": self._steps.cpu()}
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of every rank, for a checkpoint (a collective).
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from a checkpoint."""
-        sums, steps = state["sums"], state["steps"]
-        if not isinstance(sums, dict) or not isinstance(steps, Tensor):
-            raise TypeError("not the state of a LossMeter")
-        device = self._accelerator.device
-        self._sums = {name: torch.as_tensor(total).to(device) for name, total in sums.items()}
-        self._steps = steps.to(device)
+        Each rank's own, and left as they are: what they add up to later depends, in its last digit,
+        on where they were added up before.
+        """
+        own = {name: float(total) for name, total in self._sums.items()}
+        return {"sums": gather_lists(self._accelerator, [own]), "steps": float(self._steps)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, with this rank's sums or, on another number, with their mean."""
+        of_ranks: list[dict[str, float]] = state["sums"]
+        if len(of_ranks) == self._accelerator.num_processes:
+            own = of_ranks[self._accelerator.process_index]
+        else:
+            own = {name: sum(r[name] for r in of_ranks) / len(of_ranks) for name in of_ranks[0]}
+        self._sums = {name: self._zero() + total for name, total in own.items()}
+        self._steps = self._zero() + state["steps"]

@@ -137,13 +137,8 @@ class RunLog:
             f"val loss {metrics['loss']:.4f}  {figures}  {epoch_s:.1f} s"
         )
 
-    def synchronize(self) -> None:
-        """Give every rank the mean of all ranks' sums (a collective)."""
-        for meter in (self._epoch_losses, self._recent_losses):
-            meter.synchronize()
-
     def state_dict(self) -> dict[str, Any]:
-        """The sums, for a checkpoint; `synchronize` first, one rank saves them for all."""
+        """The sums of all ranks, for a checkpoint (a collective)."""
         return {
             "epoch_losses": self._epoch_losses.state_dict(),
             "recent_losses": self._recent_losses.state_dict(),

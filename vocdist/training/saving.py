@@ -62,11 +62,11 @@ class Saver:
         self._guard.settle()
         self.saved = position
         average_buffers(self._accelerator, self._model)
-        self._log.synchronize()
+        logged = self._log.state_dict()
         failure = ""
         if self._accelerator.is_main_process:
             try:
-                training = self._training_state()
+                training = {**self._training_state(), **logged}
                 # What was measured is what a checkpoint's weights file holds.
                 with self._average.applied():
                     self._checkpoints.save(position, self._model, training, best=best)
@@ -116,5 +116,4 @@ class Saver:
             "live": self._average.live_parameters(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "skipped_steps": self._guard.skipped,
-            **self._log.state_dict(),
         }
