@@ -47,9 +47,11 @@ def random_region(
     The area is uniform in `scale` times the image's, log(width / height) uniform in `ratio`. When
     no draw fits, the largest centred region within `ratio` is taken, as torchvision does.
     """
+    least, most = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(_CROP_ATTEMPTS):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        # What rng.uniform computes, in a third of its time: some draws fit no image.
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * rng.random())
+        aspect = math.exp(least + (most - least) * rng.random())
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
@@ -105,6 +107,8 @@ def crop_resize(image: Tensor, region: Region, size: tuple[int, int]) -> Tensor:
 
 def shrink(image: Tensor, short_side: int | None) -> Tensor:
     """Scale a (3, H, W) uint8 image down to a short side; smaller ones stay, and all with None."""
+    if short_side is None:
+        return image
     height, width = image.shape[1:]
     size = shrunk_size(height, width, short_side)
     return crop_resize(image, (0, 0, height, width), size)
