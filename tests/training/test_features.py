@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from forked import CONTEXT
 from safetensors.torch import load_file
 
 from vocdist.config import RpnConfig
@@ -13,8 +15,15 @@ from vocdist.data.loader import BatchLoader
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
 from vocdist.training.build_task import build_task
-from vocdist.training.features import GIB, backbone_hash, make_room, plan_units
-from vocdist.training.loaders import build_loader, build_reader, split_loader
+from vocdist.training.feature_room import GIB, hold_with_room
+from vocdist.training.features import backbone_hash, plan_units
+from vocdist.training.loaders import (
+    build_loader,
+    build_reader,
+    build_readers,
+    split_loader,
+    training_loaders,
+)
 from vocdist.training.run import train
 from vocdist.training.task import Task
 
@@ -87,7 +96,7 @@ def test_features_are_found_again_and_damaged_ones_made_anew(
 ) -> None:
     config = configured(demo_shards, tmp_path)
     first = next(loader_of(config, task, training=True).training(epoch=0))
-    files = sorted((tmp_path / "cache").iterdir())
+    files = sorted((tmp_path / "cache").glob("*.safetensors"))
     assert len(files) == 2 * 3
     made = {path: path.stat().st_ino for path in files}
     content = files[0].read_bytes()
@@ -115,7 +124,9 @@ def test_a_run_that_goes_on_without_its_features_ends_with_the_same_bits(
         load_file(tmp_path / name / "run" / "model.safetensors") for name in ("broken", "whole")
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    caches = [sorted((tmp_path / name / "cache").iterdir()) for name in ("broken", "whole")]
+    caches = [
+        sorted((tmp_path / name / "cache").glob("*.safetensors")) for name in ("broken", "whole")
+    ]
     assert len(caches[0]) == 7
     assert [path.name for path in caches[0]] == [path.name for path in caches[1]]
     before = load_file(checkpoints[0] / "model.safetensors")
@@ -146,13 +157,86 @@ def test_room_is_made_by_what_was_used_longest_ago(tmp_path: Path) -> None:
     for age, path in enumerate(paths):
         path.write_bytes(bytes(1000))
         os.utime(path, (1e9 - age, 1e9 - age))
-    make_room(tmp_path, 1000, 4000 / GIB, keep={paths[3]})
+    new = tmp_path / "new.safetensors"
+    hold = hold_with_room(tmp_path, {paths[3]: 1000, new: 1000}, 4000 / GIB)
     assert [path.exists() for path in paths] == [True, True, False, True]
+    hold.release()
+    # What cannot fit is refused before anything is removed.
     with pytest.raises(UserError, match=r"features\.max_gib"):
-        make_room(tmp_path, 3500, 4000 / GIB, keep={paths[3]})
-    assert paths[3].exists()
+        hold_with_room(tmp_path, {paths[3]: 1000, new: 3500}, 4000 / GIB)
+    assert [path.exists() for path in paths] == [True, True, False, True]
     with pytest.raises(UserError, match="the disk has"):
-        make_room(tmp_path, 10 * shutil.disk_usage(tmp_path).total, 1e12, keep=set())
+        hold_with_room(tmp_path, {new: 10.0 * shutil.disk_usage(tmp_path).total}, 1e12)
+
+
+def test_what_another_run_uses_stays(tmp_path: Path) -> None:
+    mine, theirs, coming = (tmp_path / f"{name}.safetensors" for name in ("mine", "a", "b"))
+    theirs.write_bytes(bytes(1000))
+    hold = hold_with_room(tmp_path, {theirs: 1000, coming: 2000}, 4000 / GIB)
+    with pytest.raises(UserError, match=r"those of runs that are going .* features\.max_gib"):
+        hold_with_room(tmp_path, {mine: 2000}, 4000 / GIB)
+    assert theirs.exists()
+    # Room for all three.
+    hold_with_room(tmp_path, {mine: 2000}, 5000 / GIB).release()
+    hold.release()
+    hold_with_room(tmp_path, {mine: 3500}, 4000 / GIB).release()
+    assert not theirs.exists()
+
+
+def hold_and_die(folder: Path) -> None:
+    hold = hold_with_room(folder, {folder / "a.safetensors": 1000}, 1)
+    assert hold
+    os.kill(os.getpid(), 9)
+
+
+def test_what_a_killed_run_has_used_is_free(tmp_path: Path) -> None:
+    child = CONTEXT.Process(target=hold_and_die, args=(tmp_path,))
+    child.start()
+    child.join(60)
+    (tmp_path / "a.safetensors").write_bytes(bytes(1000))
+    assert list(tmp_path.glob(".*.in-use"))
+    hold_with_room(tmp_path, {tmp_path / "b.safetensors": 900}, 1000 / GIB).release()
+    assert list(tmp_path.glob("*.safetensors")) == list(tmp_path.glob(".*.in-use")) == []
+
+
+def test_both_splits_find_room_together_or_are_refused_together(
+    demo_shards: Path, task: Task, tmp_path: Path
+) -> None:
+    def loaders(gib: float) -> list[BatchLoader]:
+        config = configured(demo_shards, tmp_path, f"features.max_gib={gib:.12f}")
+        return training_loaders(config, task, build_readers(config), Accelerator(cpu=True))
+
+    train_loader, val_loader = loaders(1)
+    files = list((tmp_path / "cache").glob("*.safetensors"))
+    size = {path: path.stat().st_size for path in files}
+    train = sum(size[path] for unit in train_loader.dataset.files.units for path in unit.files)
+    both = sum(size.values())
+    del train_loader, val_loader
+    gc.collect()
+    # Room for the train split, but not for both: nothing is computed, and nothing removed.
+    with pytest.raises(UserError, match="splits take .* GiB in all, more than"):
+        loaders((train + both) / 2 / GIB)
+    assert all(path.exists() for path in files)
+    shutil.rmtree(tmp_path / "cache")
+    ours = loaders(1.01 * both / GIB)
+    assert list(ours[0].training(0)) and list(ours[1].evaluation())
+    # Another run's features have no room beside these while they are in use.
+    other = configured(
+        demo_shards, tmp_path, "input.short_side=96", f"features.max_gib={1.5 * both / GIB:.12f}"
+    )
+    with pytest.raises(UserError, match="those of runs that are going"):
+        loader_of(other, task, training=True)
+    assert {path.name for path in (tmp_path / "cache").glob("*.safetensors")} == {
+        path.name for path in files
+    }
+
+
+def test_a_folder_that_cannot_be_used_is_named(
+    demo_shards: Path, task: Task, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"cache: cannot be used .* name another features\.folder"):
+        loader_of(configured(demo_shards, tmp_path), task, training=True)
 
 
 def test_padding_and_a_cache_do_not_go_together(

@@ -47,7 +47,8 @@ class FeaturesConfig:
         cache: Keep them, of every image and (with `input.flip`) of its mirror image, rounded to
             fp16; needs `input.snap`. Epochs then cost no more than the head.
         folder: Where they are kept, for all runs; remove it whenever no run is going.
-        max_gib: What the folder may hold; files used longest ago make room for new ones.
+        max_gib: What the folder may hold; files used longest ago make room for new ones, but none
+            that a run is using.
     """
 
     cache: bool = False

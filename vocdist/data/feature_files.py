@@ -75,8 +75,14 @@ def is_whole(path: Path, samples: int) -> bool:
 class FeatureFiles:
     """The features of a split's samples, by index."""
 
-    def __init__(self, units: Sequence[FeatureUnit], levels: int) -> None:
-        """`units` cover the split in order; each file has `levels` tensors a sample."""
+    def __init__(
+        self, units: Sequence[FeatureUnit], levels: int, hold: object | None = None
+    ) -> None:
+        """`units` cover the split in order; each file has `levels` tensors a sample.
+
+        `hold` keeps the files from removal: it lives as long as this does.
+        """
+        self._hold = hold
         self.units = tuple(units)
         self.levels = levels
         self._starts = np.array([unit.first for unit in units])
@@ -97,8 +103,8 @@ class FeatureFiles:
         return _levels(self._open[path], position, self.levels)
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave the open files behind when sent to another process."""
-        return self.__dict__ | {"_open": {}}
+        """Leave the open files and the hold behind when sent to another process."""
+        return self.__dict__ | {"_open": {}, "_hold": None}
 
 
 def _opened(path: Path) -> Any:

@@ -70,8 +70,7 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
     _check_world_size(accelerator)
     if accelerator.device.type == "cpu":
         # Launchers set one thread a process, which leaves most of a laptop idle.
-        local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, usable_cores() // local_ranks))
+        torch.set_num_threads(max(1, usable_cores() // local_ranks()))
         reuse_memory()
     return accelerator
 
@@ -153,6 +152,11 @@ def _check_device(runtime: RuntimeConfig) -> bool:
     if use_cpu and runtime.mixed_precision == "fp16":
         raise UserError("runtime.mixed_precision=fp16 needs a GPU: use bf16 or fp32 on the CPU")
     return use_cpu
+
+
+def local_ranks() -> int:
+    """Processes of this run on this host."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _launched_processes() -> int:

@@ -8,9 +8,9 @@ of a machine share the work.
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -29,47 +29,72 @@ from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone
 from vocdist.shards.reader import ShardReader
+from vocdist.training.accelerator import local_ranks, raise_together
+from vocdist.training.feature_room import Hold, hold_with_room
 from vocdist.training.rpn_task import ProposalModel
 
 # Bounds what is in memory while a file is made, and lost when a run is killed meanwhile.
 SAMPLES_PER_FILE = 250
-GIB = 2**30
+
+
+class SplitImages(NamedTuple):
+    """A split's unmirrored images, not padded, and whether features of mirrored ones are wanted."""
+
+    images: BatchLoader
+    mirrored: bool
 
 
 def cached_features(
     model: ProposalModel,
-    images: BatchLoader,
+    splits: Sequence[SplitImages],
     accelerator: Accelerator,
     config: FeaturesConfig,
     *,
     geometry: tuple[int, ...],
-    mirrored: bool,
-) -> FeatureFiles:
-    """The split's features, computed where they are missing (a collective).
+) -> list[FeatureFiles]:
+    """Each split's features, computed where they are missing (a collective).
 
-    `images` gives the split's unmirrored images, not padded (`Padding.snap`): then features do not
-    depend on what else is in a batch. Each file's batches are a function of its samples, so the
-    same features come out on any number of ranks.
+    Room is made for all of them at once, and no other run removes them while one of them is in use.
+    The images are snapped and not padded (`Padding.snap`): then features do not depend on what else
+    is in a batch. Each file's batches are a function of its samples, so the same features come out
+    on any number of ranks.
 
     Raises:
         UserError: They would take more room than allowed, or than there is.
     """
-    reader = images.dataset.reader
     identity = [backbone_hash(model.backbone), *map(str, geometry), str(accelerator.device.type)]
-    units = plan_units(reader, config.folder, identity, mirrored=mirrored)
+    plans = [
+        plan_units(split.images.dataset.reader, config.folder, identity, mirrored=split.mirrored)
+        for split in splits
+    ]
+    failure, hold = "", None
     if accelerator.is_local_main_process:
-        absent = sum(
-            unit.stop - unit.first for unit in units for path in unit.files if not path.is_file()
-        )
-        needed = absent * _bytes_per_image(model.backbone, images)
-        make_room(config.folder, needed, config.max_gib, keep={f for u in units for f in u.files})
+        try:
+            hold = _hold(model, splits, plans, config)
+        except UserError as error:
+            failure = str(error)
+    raise_together(accelerator, failure)
+    for split, units in zip(splits, plans, strict=True):
+        own = units[accelerator.local_process_index :: local_ranks()]
+        missing = [unit for unit in own if not _is_there(unit)]
+        if missing:
+            _fill(model, split.images, missing, accelerator)
     accelerator.wait_for_everyone()
-    own = units[accelerator.local_process_index :: _local_ranks()]
-    missing = [unit for unit in own if not _is_there(unit)]
-    if missing:
-        _fill(model, images, missing, accelerator)
-    accelerator.wait_for_everyone()
-    return FeatureFiles(units, len(model.backbone.strides))
+    return [FeatureFiles(units, len(model.backbone.strides), hold) for units in plans]
+
+
+def _hold(
+    model: ProposalModel,
+    splits: Sequence[SplitImages],
+    plans: Sequence[Sequence[FeatureUnit]],
+    config: FeaturesConfig,
+) -> Hold:
+    sizes: dict[Path, float] = {}
+    for split, units in zip(splits, plans, strict=True):
+        bytes_per_image = _bytes_per_image(model.backbone, split.images)
+        for unit in units:
+            sizes |= dict.fromkeys(unit.files, (unit.stop - unit.first) * bytes_per_image)
+    return hold_with_room(config.folder, sizes, config.max_gib)
 
 
 def plan_units(
@@ -97,34 +122,6 @@ def backbone_hash(backbone: FrozenBackbone) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy())
     return digest.hexdigest()
-
-
-def make_room(folder: Path, needed: float, max_gib: float, keep: set[Path]) -> None:
-    """Remove the files used longest ago until `needed` bytes more are within bounds.
-
-    Raises:
-        UserError: What is kept and what is needed exceed the bound, or the disk.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {path: path.stat() for path in folder.glob("*.safetensors")}
-    total = needed + sum(stat.st_size for stat in files.values())
-    for path in sorted(files.keys() - keep, key=lambda path: files[path].st_mtime):
-        if total <= max_gib * GIB:
-            break
-        path.unlink(missing_ok=True)
-        total -= files[path].st_size
-    free = shutil.disk_usage(folder).free
-    remedy = "lower input.short_side, set input.flip=false, or compute them in each epoch with "
-    if total > max_gib * GIB:
-        raise UserError(
-            f"{folder}: features would take {total / GIB:.1f} GiB, more than features.max_gib="
-            f"{max_gib:g}: raise it, {remedy}features.cache=false"
-        )
-    if needed > free:
-        raise UserError(
-            f"{folder}: features take {needed / GIB:.1f} GiB more and the disk has "
-            f"{free / GIB:.1f}: name another features.folder, {remedy}features.cache=false"
-        )
 
 
 @torch.no_grad()
@@ -178,10 +175,6 @@ def _bytes_per_image(backbone: FrozenBackbone, images: BatchLoader) -> float:
         for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
     )
     return numbers * STORED_DTYPE.itemsize
-
-
-def _local_ranks() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _digest(parts: list[str]) -> str:

@@ -1,5 +1,6 @@
 """A rank's batches of a split: of images, or of features that are ready."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule, default_cache
 from vocdist.shards.reader import ShardReader
-from vocdist.training.features import cached_features
+from vocdist.training.features import SplitImages, cached_features
 from vocdist.training.rpn_task import ProposalModel
 from vocdist.training.task import Task
 from vocdist.training.views import build_padding, build_transform
@@ -57,6 +58,54 @@ def cache_rule(data: DataConfig) -> CacheRule:
     return CacheRule(data.cache_dir or default_cache(), data.cache_bytes)
 
 
+class SplitUse(NamedTuple):
+    """A split and what it is for.
+
+    `keep_decoded` allows `data.decoded_cache`, for a loader that serves more than one epoch.
+    """
+
+    reader: ShardReader
+    training: bool
+    keep_decoded: bool = False
+
+
+def training_loaders(
+    config: TaskConfig, task: Task, readers: Readers, accelerator: Accelerator
+) -> list[BatchLoader]:
+    """The train and val loader of a training (a collective), see `split_loaders`."""
+    uses = [SplitUse(readers.train, True, True), SplitUse(readers.val, False, True)]
+    return split_loaders(config, task, uses, accelerator)
+
+
+def split_loaders(
+    config: TaskConfig, task: Task, uses: Sequence[SplitUse], accelerator: Accelerator
+) -> list[BatchLoader]:
+    """The loaders of splits for a task whose model is on its device (a collective).
+
+    Features are computed by the frozen layers as they are now: load a checkpoint first.
+
+    Raises:
+        UserError: Features are to be kept that depend on their batch, or there is no room for them.
+    """
+    features: list[FeatureFiles] | list[None] = [None] * len(uses)
+    if isinstance(config, RpnConfig) and config.features.cache:
+        assert isinstance(task.model, ProposalModel)
+        features = _features(config, task.model, uses, accelerator)
+    return [
+        build_loader(
+            config,
+            use.reader,
+            training=use.training,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            pin_memory=accelerator.device.type == "cuda",
+            features=files,
+            keep_decoded=use.keep_decoded,
+        )
+        for use, files in zip(uses, features, strict=True)
+    ]
+
+
 def split_loader(
     config: TaskConfig,
     task: Task,
@@ -64,31 +113,9 @@ def split_loader(
     accelerator: Accelerator,
     *,
     training: bool,
-    keep_decoded: bool = False,
 ) -> BatchLoader:
-    """The loader of a split for a task whose model is on its device (a collective).
-
-    `keep_decoded` allows `data.decoded_cache`, for a loader that serves more than one epoch.
-
-    Features are computed by the frozen layers as they are now: load a checkpoint first.
-
-    Raises:
-        UserError: Features are to be kept that depend on their batch, or there is no room for them.
-    """
-    features = None
-    if isinstance(config, RpnConfig) and config.features.cache:
-        assert isinstance(task.model, ProposalModel)
-        features = _features(config, task.model, reader, accelerator, mirrored=training)
-    return build_loader(
-        config,
-        reader,
-        training=training,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        pin_memory=accelerator.device.type == "cuda",
-        features=features,
-        keep_decoded=keep_decoded,
-    )
+    """The loader of one split that is gone through once (a collective), see `split_loaders`."""
+    return split_loaders(config, task, [SplitUse(reader, training)], accelerator)[0]
 
 
 def build_loader(
@@ -133,27 +160,24 @@ def build_loader(
 
 
 def _features(
-    config: RpnConfig,
-    model: ProposalModel,
-    reader: ShardReader,
-    accelerator: Accelerator,
-    *,
-    mirrored: bool,
-) -> FeatureFiles:
+    config: RpnConfig, model: ProposalModel, uses: Sequence[SplitUse], accelerator: Accelerator
+) -> list[FeatureFiles]:
     box = config.input
     if not box.snap:
         raise UserError(
             "features.cache=true keeps features of images, which padding would make depend on "
             "their batch: set input.snap=true, or features.cache=false"
         )
-    return cached_features(
-        model,
-        build_loader(config, reader, training=False, pin_memory=accelerator.device.type == "cuda"),
-        accelerator,
-        config.features,
-        geometry=(box.short_side, box.long_side, box.pad_multiple, config.data.short_side or 0),
-        mirrored=mirrored and box.flip,
-    )
+    pin = accelerator.device.type == "cuda"
+    splits = [
+        SplitImages(
+            build_loader(config, use.reader, training=False, pin_memory=pin),
+            mirrored=use.training and box.flip,
+        )
+        for use in uses
+    ]
+    geometry = (box.short_side, box.long_side, box.pad_multiple, config.data.short_side or 0)
+    return cached_features(model, splits, accelerator, config.features, geometry=geometry)
 
 
 def _cache(config: TaskConfig, reader: ShardReader) -> DecodedCache:

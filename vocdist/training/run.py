@@ -19,7 +19,7 @@ from vocdist.training.checkpoint_files import WEIGHTS, load_model
 from vocdist.training.environment import ENVIRONMENT, describe_environment, note_start
 from vocdist.training.failures import explained, leaving_together
 from vocdist.training.finishing import finish
-from vocdist.training.loaders import Readers, build_readers, split_loader
+from vocdist.training.loaders import Readers, build_readers, training_loaders
 from vocdist.training.loop import Trainer
 from vocdist.training.optimizer import build_optimizer
 from vocdist.training.preemption import StopRequest
@@ -154,16 +154,13 @@ def build_trainer(
     fused = accelerator.device.type != "mps"
     adamw = build_optimizer(task.model, config.optim, fused=fused)
     model, optimizer = prepare(accelerator, task.model, adamw)
+    train_loader, val_loader = training_loaders(config, task, readers, accelerator)
     return Trainer(
         task=task,
         model=model,
         optimizer=optimizer,
-        train_loader=split_loader(
-            config, task, readers.train, accelerator, training=True, keep_decoded=True
-        ),
-        val_loader=split_loader(
-            config, task, readers.val, accelerator, training=False, keep_decoded=True
-        ),
+        train_loader=train_loader,
+        val_loader=val_loader,
         accelerator=accelerator,
         agreement=Agreement(accelerator, stop, config.runtime.collective_timeout_s),
         checkpoints=checkpoints,
