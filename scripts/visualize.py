@@ -44,14 +44,17 @@ def main(arguments: list[str]) -> None:
     if source is None:
         raise UserError("draw what? python scripts/visualize.py VOC_ROOT|SHARDS|RUN")
     config, folder = load_config(VisualizeConfig, None, overrides), parse_location(source)
+    # A data set's folder is not written into: it holds what its manifest knows, and no more.
+    name = last_part(folder.resolve() if isinstance(folder, Path) else folder)
+    beside = Path("pictures") / name
     if not isinstance(folder, Path):
-        pictures, output = from_shards(folder, config), Path("pictures") / last_part(folder)
+        pictures, output = from_shards(folder, config), beside
     elif (folder / CONFIG).is_file():
         pictures, output = from_run(folder, config), folder / "pictures"
     elif (folder / MANIFEST_NAME).is_file():
-        pictures, output = from_shards(folder, config), folder / "pictures"
+        pictures, output = from_shards(folder, config), beside
     else:
-        pictures, output = from_voc(folder, config), Path("pictures") / folder.resolve().name
+        pictures, output = from_voc(folder, config), beside
     output = config.output or output
     output.mkdir(parents=True, exist_ok=True)
     drawn = []

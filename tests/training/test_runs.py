@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import time
@@ -14,6 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from wandb_file import read_history
 
+from vocdist.errors import UserError
+from vocdist.shards.verify import verify_shards
 from vocdist.training.run_folder import load_results
 
 
@@ -139,6 +142,18 @@ def test_images_of_shards_and_voc_roots_are_drawn(
         done = run_script("visualize.py", str(source), f"output={output}", chosen)
         assert done.returncode == 0, done.stderr
         assert len(list(output.glob("demo_*.png"))) == 1
+
+
+def test_shards_that_were_drawn_are_whole(
+    demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    visualize = runpy.run_path(str(REPO / "scripts" / "visualize.py"))["main"]
+    visualize([str(demo_shards), "count=1"])
+    assert (tmp_path / "pictures" / demo_shards.name / "sheet.png").is_file()
+    assert verify_shards(demo_shards, fast=True) == []
+    with pytest.raises(UserError, match="keys=.*at least 1"):
+        visualize([str(demo_shards), "keys=[]"])
 
 
 def test_half_precision_trains_and_where_it_cannot_says_so(

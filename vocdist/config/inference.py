@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from vocdist.config.values import STRICT, Count, Folder, Fraction, Key, NonNegative
+from vocdist.config.values import STRICT, Count, Folder, Fraction, Keys, NonNegative
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -12,8 +12,8 @@ class VisualizeConfig:
     """Settings of `scripts/visualize.py`.
 
     Attributes:
-        output: Folder for the pictures; null: `pictures` in the run or shard folder, or
-            `pictures/<name>` for a VOC root.
+        output: Folder for the pictures; null: `pictures` in the run's folder, or
+            `pictures/<name>` for shards and a VOC root.
         keys: Keys (file stems) of the images; null: the first `count`.
         count: How many, when no keys are given.
         split: Which split of the shards.
@@ -21,7 +21,7 @@ class VisualizeConfig:
     """
 
     output: Folder | None = None
-    keys: tuple[Key, ...] | None = None
+    keys: Keys | None = None
     count: Count = 12
     split: str = "val"
     proposals: Count = 20

@@ -21,6 +21,7 @@ Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Place = Annotated[Path | str, BeforeValidator(parse_location)]
 # A file stem may well be a number.
 Key = Annotated[str, Field(coerce_numbers_to_str=True)]
+Keys = Annotated[tuple[Key, ...], Field(min_length=1)]
 
 BackboneName = Literal[
     "mobilenet_v3_small",
