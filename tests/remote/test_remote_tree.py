@@ -8,6 +8,7 @@ import pytest
 from fault_server import FaultServer
 
 from vocdist.errors import UserError
+from vocdist.voc import remote_tree
 from vocdist.voc.remote_tree import copy_voc_tree
 from vocdist.voc.source import resolve_source
 
@@ -76,6 +77,20 @@ def test_names_that_lead_out_of_the_copy_are_not_followed(tmp_path: Path, bucket
     copy = copy_voc_tree(f"{bucket}/v", tmp_path / "cache")
     assert [path.name for path in tmp_path.rglob("*.xml")] == ["a.xml"]
     assert (copy / "Annotations" / "a.xml").is_file()
+
+
+def test_a_listing_of_absolute_names_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Listing:
+        def invalidate_cache(self) -> None: ...
+
+        def find(self, path: str, detail: bool) -> dict[str, dict[str, object]]:
+            names = ("%2Ftmp/Annotations/evil.xml", "Annotations/a.xml")
+            return {f"{path}/{name}": {"size": 1} for name in names}
+
+    monkeypatch.setattr(remote_tree, "open_filesystem", lambda url: (Listing(), url))
+    assert list(remote_tree._wanted("http://site/v")) == ["Annotations/a.xml"]
 
 
 def test_a_place_without_a_tree_is_named(web: FaultServer, tmp_path: Path) -> None:

@@ -73,13 +73,38 @@ def test_timms_info_states_the_same_shards(small_shards):
         ({"format_version": 2}, "newer than this vocdist's 1: update vocdist"),
         ({"format_version": 2, "splits": "elsewhere"}, "newer than this vocdist's 1"),
         ({"splits": None}, "not a vocdist manifest .*splits"),
-        ({"surprise": 1}, "not a vocdist manifest .*surprise"),
+        (
+            {"surprise": 1},
+            "not a vocdist manifest .*surprise.* delete .* and make the shards again",
+        ),
+        ({"format_version": "1"}, "not a vocdist manifest .*format_version"),
+        ({"format_version": 0}, "not a vocdist manifest .*format_version"),
     ],
 )
 def test_a_manifest_that_is_not_ours_is_refused(small_shards, tmp_path, change, words):
     values = json.loads((small_shards / "manifest.json").read_text()) | change
     (tmp_path / "manifest.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=words):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x-000000.tar",
+        "/etc/x-000000.tar",
+        "a/x-000000.tar",
+        "..",
+        "x-000000.tar\n",
+        "passwd",
+        "-",
+    ],
+)
+def test_shards_lie_in_the_folder_and_nowhere_else(small_shards, tmp_path, name):
+    values = json.loads((small_shards / "manifest.json").read_text())
+    values["splits"]["train"]["shards"][0]["name"] = name
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"not a vocdist manifest \(splits.train.shards.0.name"):
         load_manifest(tmp_path)
 
 

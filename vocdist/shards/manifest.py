@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
@@ -22,7 +22,8 @@ class ShardRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    # A plain file name: it is opened in the folder, and a copy of it is written into the cache.
+    name: str = Field(pattern=r"^[^/\\\x00]+-\d{6}\.tar$")
     samples: int
     objects: int
     bytes: int
@@ -71,7 +72,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = Field(FORMAT_VERSION, strict=True, ge=1)
     name: str
     classes: tuple[str, ...]
     split_rule: SplitRule
@@ -136,7 +137,9 @@ def parse_manifest(content: bytes, folder: Location) -> Manifest:
         what = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
     except (ValueError, KeyError, TypeError) as error:
         what = f"{type(error).__name__}: {error}"
-    raise UserError(f"{path}: not a vocdist manifest ({what}): make the shards again")
+    raise UserError(
+        f"{path}: not a vocdist manifest ({what}): delete {folder} and make the shards again"
+    )
 
 
 def manifest_hash(folder: Location) -> str:

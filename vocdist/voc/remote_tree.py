@@ -79,7 +79,9 @@ def _wanted(url: str) -> dict[str, Mapping[str, Any]]:
         if url.startswith("http"):
             relative = unquote(relative)
         parts = PurePosixPath(relative).parts
-        if _is_read(parts) and ".." not in parts and "?" not in relative:
+        # A server may list what it likes: nothing of it lies outside the tree.
+        below = ".." not in parts and not relative.startswith("/")
+        if _is_read(parts) and below and "?" not in relative:
             wanted["/".join(parts)] = {**info, "name": name}
     if not wanted:
         raise UserError(
