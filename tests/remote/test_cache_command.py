@@ -1,5 +1,6 @@
 """`scripts/cache.py` and what is behind it."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,21 @@ def test_a_damaged_copy_is_found_and_fetched_again(filled: Path, web: FaultServe
     assert not copy.exists()
     ShardReader(web.url, "train", cache=CacheRule(filled)).read(12)
     assert copy.read_bytes() == good
+
+
+def test_clearing_spares_what_a_reader_may_come_back_to(filled: Path, web: FaultServer) -> None:
+    reader = ShardReader(web.url, "train", cache=CacheRule(filled))
+    sent = pickle.loads(pickle.dumps(reader))
+    (folder,) = (filled / "shards").iterdir()
+    for _ in range(2):
+        assert clear_cache(filled) == (0, [folder])
+        # One shard is here, another was evicted and has to be fetched again.
+        (folder / "train-000002.tar").unlink(missing_ok=True)
+        assert reader.read(0).jpeg and reader.read(24).jpeg
+        del reader
+        reader = sent
+    del reader, sent
+    assert clear_cache(filled)[1] == [] and not folder.exists()
 
 
 def test_clearing_spares_what_is_in_use_and_other_urls(filled: Path, web: FaultServer) -> None:

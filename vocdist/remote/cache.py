@@ -19,11 +19,13 @@ from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
 from vocdist.remote.download import read_on
 from vocdist.remote.location import join
-from vocdist.remote.lock import locked
+from vocdist.remote.lock import InUse, locked
 from vocdist.remote.room import last_growth, make_room, part_path
 
 CACHE_VARIABLE = "VOCDIST_CACHE"
 ABOUT_NAME = "about.json"
+# Locked by all who read from the folder, be it now or later.
+IN_USE_NAME = ".in-use"
 # Without a byte coming in anywhere in the cache.
 ROOM_WAIT_S = 120.0
 
@@ -77,10 +79,18 @@ class CachedFolder:
     """
 
     def __init__(self, url: str, version: str, rule: CacheRule) -> None:
-        """Make the folder of the copies, `folder`."""
+        """Make the folder of the copies, `folder`, and keep it from being cleared."""
         self.url = url
         self.rule = rule
-        self.folder = cache_folder(rule.root, "shards", url, version)
+        while True:
+            self.folder = cache_folder(rule.root, "shards", url, version)
+            try:
+                self._in_use = InUse(self.folder / IN_USE_NAME)
+                break
+            except FileNotFoundError:
+                continue  # cleared in between
+            except OSError as error:
+                raise _cannot_write(rule.root, error) from None
 
     @contextmanager
     def opened(self, file: RemoteFile) -> Iterator[int]:

@@ -1,14 +1,15 @@
 """What lies in the cache, and clearing it."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vocdist.remote.cache import ABOUT_NAME
+from vocdist.remote.cache import ABOUT_NAME, IN_USE_NAME
 from vocdist.remote.lock import locked
-from vocdist.remote.room import cached_files, evict
 
 # Shards that were read, VOC trees that were converted, shards on their way to a URL.
 KINDS = ("shards", "sources", "staging")
@@ -35,29 +36,32 @@ def list_cache(root: Path) -> Iterator[CacheEntry]:
 
 
 def clear_cache(root: Path, url: str | None = None) -> tuple[int, list[Path]]:
-    """Remove all of it, or what is of one URL: (bytes removed, files kept as they are in use).
+    """Remove all of it, or what is of one URL: (bytes removed, folders kept as they are in use).
 
-    What a running conversion holds is kept.
+    In use are shards that a reader may come back to, and what a running conversion holds.
     """
     removed, kept = 0, []
     for entry in list(list_cache(root)):
         if url not in (None, entry.url):
             continue
-        in_use = []
-        if entry.kind == "shards":
-            mine = [f for f in cached_files(root / "shards") if f.path.parent == entry.folder]
-            in_use = [file.path for file in mine if not evict(file.path)]
-        elif _is_held(entry.folder):
-            in_use = [entry.folder]
-        if in_use:
-            kept += in_use
-            continue
-        shutil.rmtree(entry.folder)
-        removed += entry.size
+        with _held(entry.folder) as is_free:
+            if is_free:
+                # Gone at once: whoever begins to read meanwhile begins anew.
+                cleared = entry.folder.with_name(f".{entry.folder.name}.cleared")
+                shutil.rmtree(cleared, ignore_errors=True)  # of a clearing that was killed
+                os.rename(entry.folder, cleared)
+                shutil.rmtree(cleared)
+                removed += entry.size
+            else:
+                kept.append(entry.folder)
     return removed, kept
 
 
-def _is_held(folder: Path) -> bool:
-    """Whether a conversion is at work there (it locks this file, see `shards/claim.py`)."""
-    with locked(folder / ".lock", wait=False) as descriptor:
-        return descriptor is None and (folder / ".lock").exists()
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold off readers (see `CachedFolder`) and conversions (see `shards/claim.py`), if none is."""
+    with (
+        locked(folder / IN_USE_NAME, wait=False, create=True) as readers,
+        locked(folder / ".lock", wait=False) as conversion,
+    ):
+        yield readers is not None and (conversion is not None or not (folder / ".lock").exists())

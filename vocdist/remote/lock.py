@@ -42,6 +42,38 @@ def locked(
         os.close(descriptor)
 
 
+class InUse:
+    """A shared lock on a file, made where it is missing, for as long as this object lives.
+
+    Children that are forked share it; sent to another process, it is taken there anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Wait while another holds the file for itself, and then for one that still has its name.
+
+        Raises:
+            FileNotFoundError: The file's folder went away meanwhile.
+        """
+        self.path = path
+        self._descriptor = -1
+        while True:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            if _has_name(path, self._descriptor):
+                return
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        """Let go."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def __reduce__(self) -> tuple[type["InUse"], tuple[Path]]:
+        """A descriptor means nothing to another process."""
+        return InUse, (self.path,)
+
+
 def _has_name(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
