@@ -30,6 +30,7 @@ from vocdist.training.run_folder import (
     load_results,
 )
 from vocdist.training.run_report import RunReport
+from vocdist.training.same_start import check_same_start
 from vocdist.training.start import Start, alone_in, plan_start, prepare_folder
 from vocdist.training.status import run_to_the_end
 from vocdist.training.task import Task
@@ -61,7 +62,10 @@ def train(config: TaskConfig) -> dict[str, float]:
     for note in start.notes:
         accelerator.print(f"{note}: the one before it is used")
     epochs, results = start.position.epoch, run_dir / RESULTS
-    if epochs == config.train.epochs and results.is_file() and not start.rewound:
+    finished = epochs == config.train.epochs and results.is_file() and not start.rewound
+    with leaving_together(accelerator):
+        check_same_start(accelerator, config, start, finished=finished)
+    if finished:
         accelerator.print(f"{run_dir}: already trained for {epochs} epochs")
         return load_results(results)
     with alone_in(run_dir) if accelerator.is_main_process else nullcontext():
