@@ -76,6 +76,43 @@ def test_drop_last_keeps_whole_batches_only(samples: int, batch: int) -> None:
     assert [int(i) for b in batches for i in b] == list(range(samples // batch * batch))
 
 
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=5), BATCH, SEED)
+def test_drop_last_of_groups_loses_less_than_a_batch_and_no_sample_for_good(
+    sizes: list[int], batch: int, seed: int
+) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+
+    def epoch(number: int) -> list[np.ndarray]:
+        order = epoch_order(len(groups), seed, number)
+        return global_batches(order, batch, drop_last=True, groups=groups, seed=(seed, number))
+
+    epochs = [epoch(number) for number in range(3)]
+    assert len({len(batches) for batches in epochs}) == 1
+    for batches in epochs:
+        seen = [int(i) for b in batches for i in b]
+        assert len(set(seen)) == len(seen) > len(groups) - batch
+        assert all(len(set(groups[b])) == 1 and len(b) <= batch for b in batches)
+        # A small group is there as a whole, in each epoch.
+        rare = [i for i in range(len(groups)) if sizes[groups[i]] < batch]
+        assert set(rare) <= set(seen)
+
+
+def test_drop_last_of_groups_leaves_every_sample_out_at_some_time_and_none_always() -> None:
+    groups = np.repeat([0, 1, 2], [13, 11, 3])
+    seen = [
+        {
+            int(i)
+            for b in global_batches(
+                epoch_order(27, 0, epoch), 8, drop_last=True, groups=groups, seed=(0, epoch)
+            )
+            for i in b
+        }
+        for epoch in range(60)
+    ]
+    assert set.union(*seen) == set(range(27))
+    assert set.intersection(*seen) == set(range(24, 27))
+
+
 def test_grouped_batches_are_shuffled_by_their_seed_alone() -> None:
     groups = np.repeat([0, 1], 50)
 

@@ -73,7 +73,9 @@ class TrainConfig:
         accumulate: Parts in which a step is computed, one after the other, to save memory.
         eval_batch: Samples of one evaluation batch. Each process takes whole ones, so that figures
             do not depend on the number of processes.
-        drop_last: Leave out the last, smaller batch of an epoch instead of training on it.
+        drop_last: Leave out the last, smaller batch of an epoch instead of training on it. Where
+            images of different shapes cannot share a batch each shape has a smaller one: then one
+            of those is left out, another in every epoch, and never all images of a shape.
         seed: Of the weights, the order and the augmentation.
         clip_norm: Upper bound of the gradient's norm; null for none.
         non_finite: What to do about a step whose loss or gradient is inf or NaN: `stop` the run, or

@@ -57,15 +57,20 @@ def global_batches(
     batches are shuffled by `seed` (left group by group when it is empty).
 
     Every sample of `order` is in exactly one batch; with `drop_last` those of an incomplete last
-    batch (of each group) are in none.
+    batch are in none. Of several groups, each with an incomplete batch, one alone is left out: that
+    which comes to its end last in `order`, so that it is another in every epoch. A group that is
+    smaller than a batch is never left out, for nobody would ever see it. Either way an epoch loses
+    less than a batch, and all epochs have equally many steps.
     """
     if groups is None:
         return _cut(order, global_batch, drop_last)
     batches = [
         batch
         for group in np.unique(groups[order])
-        for batch in _cut(order[groups[order] == group], global_batch, drop_last)
+        for batch in _cut(order[groups[order] == group], global_batch, drop_last=False)
     ]
+    if drop_last:
+        batches = _without_one(batches, order, global_batch, groups)
     if seed:
         shuffled = np.random.default_rng(seed).permutation(len(batches))
         batches = [batches[i] for i in shuffled]
@@ -101,3 +106,19 @@ def rank_parts(
 def _cut(order: np.ndarray, global_batch: int, drop_last: bool) -> list[np.ndarray]:
     stop = len(order) // global_batch * global_batch if drop_last else len(order)
     return [order[start : start + global_batch] for start in range(0, stop, global_batch)]
+
+
+def _without_one(
+    batches: list[np.ndarray], order: np.ndarray, global_batch: int, groups: np.ndarray
+) -> list[np.ndarray]:
+    """Leave out the incomplete batch that ends last in `order`, of a group with whole ones too."""
+    members = np.bincount(groups[order], minlength=1)
+    droppable = [
+        batch
+        for batch in batches
+        if len(batch) < global_batch and members[groups[batch[0]]] >= global_batch
+    ]
+    if not droppable:
+        return batches
+    dropped = in_order_of(order, droppable)[-1]
+    return [batch for batch in batches if batch is not dropped]
