@@ -1,7 +1,7 @@
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from vocdist.models.pixels import IMAGENET_MEAN, IMAGENET_STD, ImageNetPixels, jitter_color
+from vocdist.models.pixels import IMAGENET_MEAN, IMAGENET_STD, LUMA, ImageNetPixels, jitter_color
 
 
 def test_agrees_with_torchvisions_to_tensor_and_normalize() -> None:
@@ -35,7 +35,10 @@ def test_colors_change_as_torchvision_blends_them() -> None:
         changed = transforms.adjust_contrast(changed, contrast)
         expected.append(transforms.adjust_saturation(changed, saturation))
     torch.testing.assert_close(
-        jitter_color(images.float(), factors) / 255, torch.stack(expected), atol=2e-4, rtol=1e-3
+        jitter_color(images.float(), factors, torch.tensor(LUMA)) / 255,
+        torch.stack(expected),
+        atol=2e-4,
+        rtol=1e-3,
     )
     ours = ImageNetPixels()(images, color=factors)
     torch.testing.assert_close(ours[2], ImageNetPixels()(images)[2], atol=1e-4, rtol=1e-4)

@@ -37,8 +37,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
         var, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
         # In float64, where a difference of squares loses nothing that float32 has.
         var, mean = var.double(), mean.double()
-        samples = values.new_tensor(len(values)) if self.counted is None else self.counted.sum()
-        own = samples.double().view(1) * (values.shape[2] * values.shape[3])
+        # Filled, where a number from the host would be a copy that CUDA waits for.
+        every = values.new_full((1,), len(values)) if self.counted is None else self.counted.sum()
+        own = every.double().view(1) * (values.shape[2] * values.shape[3])
         sums = _SumOverRanks.apply(torch.cat([own * mean, own * (var + mean**2), own]))
         count = sums[-1]
         mean, square = (sums[:-1] / count).chunk(2)

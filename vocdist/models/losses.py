@@ -1,17 +1,14 @@
 """The classifier's loss: binary cross entropy over the classes, and what may be changed in it."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class MultilabelLoss:
+class MultilabelLoss(nn.Module):
     """Loss of each image, the mean over its classes.
 
-    Attributes:
+    Args:
         pos_weight: (classes,) factor of each class's positives; None for 1.
         label_smoothing: Targets 0 and 1 become half of this, and 1 minus it.
         focus_positive: Exponent of a positive's distance from its target, a factor of its loss.
@@ -20,23 +17,34 @@ class MultilabelLoss:
         negative_margin: Negatives' probabilities are lowered by this first, down to 0.
     """
 
-    pos_weight: Tensor | None = None
-    label_smoothing: float = 0.0
-    focus_positive: float = 0.0
-    focus_negative: float = 0.0
-    negative_margin: float = 0.0
+    def __init__(
+        self,
+        pos_weight: Tensor | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        focus_positive: float = 0.0,
+        focus_negative: float = 0.0,
+        negative_margin: float = 0.0,
+    ) -> None:
+        """The weights are a buffer, which moves with the loss; no checkpoint holds it."""
+        super().__init__()
+        self.register_buffer("pos_weight", pos_weight, persistent=False)
+        self.pos_weight: Tensor | None
+        self.label_smoothing = label_smoothing
+        self.focus_positive = focus_positive
+        self.focus_negative = focus_negative
+        self.negative_margin = negative_margin
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits and labels (B, classes) in {0, 1} -> (B,) float32."""
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits and labels (B, classes) in {0, 1} -> (B,) float32; all on the loss's device."""
         logits = logits.float()
         targets = labels
         if self.label_smoothing:
             targets = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
         if self.focus_positive or self.focus_negative or self.negative_margin:
             return self._asymmetric(logits, targets).mean(dim=1)
-        weight = None if self.pos_weight is None else self.pos_weight.to(logits.device)
         by_class = F.binary_cross_entropy_with_logits(
-            logits, targets, pos_weight=weight, reduction="none"
+            logits, targets, pos_weight=self.pos_weight, reduction="none"
         )
         return by_class.mean(dim=1)
 
@@ -51,5 +59,5 @@ class MultilabelLoss:
         positive = positive * (1 - probability) ** self.focus_positive
         negative = negative * wrong**self.focus_negative
         if self.pos_weight is not None:
-            positive = positive * self.pos_weight.to(logits.device)
+            positive = positive * self.pos_weight
         return targets * positive + (1 - targets) * negative

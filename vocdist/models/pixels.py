@@ -19,8 +19,10 @@ class ImageNetPixels(nn.Module):
         # (v / 255 - m) / s as one multiply and one add.
         self.register_buffer("factor", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("offset", (-mean / std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA), persistent=False)
         self.factor: Tensor
         self.offset: Tensor
+        self.luma: Tensor
         self.memory_format = torch.contiguous_format
 
     def forward(
@@ -33,7 +35,8 @@ class ImageNetPixels(nn.Module):
         """
         pixels = images.to(torch.float32, memory_format=self.memory_format)
         if color is not None:
-            pixels = jitter_color(pixels, color).contiguous(memory_format=self.memory_format)
+            pixels = jitter_color(pixels, color, self.luma)
+            pixels = pixels.contiguous(memory_format=self.memory_format)
         pixels = pixels.mul_(self.factor).add_(self.offset)
         if image_sizes is None:
             return pixels
@@ -45,14 +48,16 @@ class ImageNetPixels(nn.Module):
         return pixels.mul_(inside)
 
 
-def jitter_color(pixels: Tensor, color: Tensor) -> Tensor:
+def jitter_color(pixels: Tensor, color: Tensor, luma: Tensor) -> Tensor:
     """Change brightness, contrast and saturation of (B, 3, H, W) by factors (B, 3), in this order.
+
+    `luma` (3,) are the colours' shares in gray, on the device: a constant made here would be a copy
+    that CUDA waits for.
 
     As torchvision's ColorJitter blends, but in one pass: the three are one affine map of a pixel's
     colour, and nothing is clipped to the range of uint8. The result is NHWC in memory.
     """
     brightness, contrast, saturation = color.to(pixels.dtype).view(-1, 3, 1, 1).unbind(1)
-    luma = torch.tensor(LUMA, dtype=pixels.dtype, device=pixels.device)
     mean_gray = pixels.mean(dim=(2, 3)) @ luma
     scale = brightness * contrast
     # Each colour: saturation of it and the rest of the gray; then contrast's part of the mean.

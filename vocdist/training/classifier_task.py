@@ -50,7 +50,7 @@ class ClassifierTask:
         """Mean over the classes of an image: `loss` (B,)."""
         color = batch.targets.get("color")
         logits = model(batch.images, batch.seeds, batch.weights > 0, color)
-        return {"loss": self._loss(logits, batch.targets["labels"])}
+        return {"loss": self._loss_on(logits.device)(logits, batch.targets["labels"])}
 
     def records(self, model: nn.Module, batch: Batch) -> list[Record]:
         """Scores, labels and whether only difficult objects show it (classes,); and the loss."""
@@ -59,7 +59,7 @@ class ClassifierTask:
             "scores": logits.float().sigmoid().cpu().numpy(),
             "labels": labels.cpu().numpy(),
             "only_difficult": batch.targets["only_difficult"].cpu().numpy(),
-            "loss": self._loss(logits, labels).cpu().tolist(),
+            "loss": self._loss_on(logits.device)(logits, labels).cpu().tolist(),
         }
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -85,6 +85,10 @@ class ClassifierTask:
     def choose_thresholds(self, records: Sequence[Record]) -> None:
         """Take the thresholds with the best F1 of each class over the records of a split."""
         self.thresholds = best_thresholds(_stacked(records, "scores"), _stacked(records, "labels"))
+
+    def _loss_on(self, device: torch.device) -> MultilabelLoss:
+        # Copies something the first time alone, when the model has come to its device.
+        return self._loss.to(device)
 
     def _measured(self, model: nn.Module, images: Tensor) -> Tensor:
         logits: Tensor = model(images)
