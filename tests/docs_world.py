@@ -83,10 +83,9 @@ def make_environment(folder: Path) -> None:
     """A `.venv` that is this interpreter's, and that `make` takes for installed."""
     folder.mkdir()
     for entry in Path(sys.prefix).iterdir():
-        if not entry.name.startswith(".installed"):
+        if entry.name != ".installed":
             (folder / entry.name).symlink_to(entry)
-    for stamp in (".installed", ".installed-docs"):
-        (folder / stamp).touch()
+    (folder / ".installed").touch()
 
 
 def make_photos(voc: Path, folder: Path) -> None:

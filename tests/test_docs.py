@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -166,7 +167,6 @@ def test_a_wrong_command_is_found(command: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_messages_are_the_code_s() -> None:
-    texts = set(_texts_of_the_code())
     quoted = [
         line
         for block in blocks("docs/errors.md")
@@ -174,7 +174,7 @@ def test_messages_are_the_code_s() -> None:
         for line in block.text.splitlines()
     ]
     assert len(quoted) > 30
-    gone = [line for line in quoted if not any(_says(text, line) for text in texts)]
+    gone = [line for line in quoted if not any(_says(text, line) for text in _texts_of_the_code())]
     assert not gone
 
 
@@ -183,7 +183,7 @@ def test_reasons_are_the_code_s() -> None:
     rows = page.partition("| reason |")[2].partition("\n\n")[0].splitlines()[2:]
     reasons = {slug for row in rows for slug in re.findall("`(.+?)`", row.split("|")[1])}
     assert len(reasons) > 20
-    assert reasons <= set(_texts_of_the_code())
+    assert reasons <= _texts_of_the_code()
 
 
 def test_what_is_not_run_names_tests_and_pages_that_are_there() -> None:
@@ -192,8 +192,13 @@ def test_what_is_not_run_names_tests_and_pages_that_are_there() -> None:
     assert named and not [path for path in named if not (REPO / path).is_file()]
 
 
-def _texts_of_the_code() -> Iterator[str]:
+@cache
+def _texts_of_the_code() -> frozenset[str]:
     """All strings of the code, with `…` for what is put into them."""
+    return frozenset(_texts())
+
+
+def _texts() -> Iterator[str]:
     for path in (*REPO.glob("vocdist/**/*.py"), *REPO.glob("scripts/*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
