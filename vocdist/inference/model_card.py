@@ -10,8 +10,9 @@ import yaml
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config_file import plain_config
 from vocdist.inference.trained import Trained
-from vocdist.training.views import FRAME_MULTIPLE
+from vocdist.training.views import FRAME_ASPECT, FRAME_MULTIPLE
 
+_SCALING = "(bilinear, antialiased, in uint8; halves are rounded to even)"
 # Figures worth a line, where the run has them.
 _FIGURES = ("mAP", "macro_f1", "sample_f1", "recall50@50", "recall50@200", "AR@200", "samples")
 
@@ -45,42 +46,42 @@ def portable_settings(config: TaskConfig) -> dict[str, Any]:
 
 
 def preprocessing(config: TaskConfig) -> str:
-    """From a file to the graph's input."""
-    first = "Decode to RGB uint8 in stored pixels, without EXIF rotation. "
-    last = "Pass uint8 (B, 3, H, W); normalising is inside the graph."
-    if isinstance(config, RpnConfig):
-        box = config.input
-        sides = (
-            f"Scale so that the short side is {box.short_side} and the long side at most "
-            f"{box.long_side} pixels (bilinear, antialiased)"
+    """From a file to the graph's input; each step as `EvaluationView` takes it."""
+    steps = ["Decode to RGB uint8 in stored pixels, without EXIF rotation."]
+    if config.data.short_side:
+        steps.append(
+            f"Where the short side is longer than {config.data.short_side} pixels, scale both "
+            f"sides by {config.data.short_side} / short side, rounded {_SCALING}."
         )
-        if box.snap:
-            fit = f", each rounded to the nearest multiple of {box.pad_multiple}."
-            fit += " There is no padding: image_sizes are (height, width) of the input."
-        else:
-            fit = (
-                f". Pad with zeros at the right and the bottom to multiples of {box.pad_multiple}."
-            )
-            fit += " image_sizes are (height, width) before the padding."
-        return f"{first}{sides}{fit} {last}"
-    return f"{first}{_classifier_view(config)} {last}"
+    steps += _rpn_input(config) if isinstance(config, RpnConfig) else _classifier_input(config)
+    return " ".join([*steps, "Pass uint8 (B, 3, H, W); normalising is inside the graph."])
 
 
 def postprocessing(config: TaskConfig) -> str:
     """From the graph's outputs to results."""
     if isinstance(config, ClassifierConfig):
+        mirrored = ", of an image and its mirror image together" if config.input.eval_flip else ""
         return (
-            "scores are probabilities of presence, in the order of classes; one is present from "
-            "its threshold on."
+            f"scores are probabilities of presence{mirrored}, in the order of classes; one is "
+            f"present from its threshold on."
         )
-    rule, levels = config.proposals, len(config.model.strides)
-    each = "of each level " if levels > 1 else ""
-    threshold = 0.0 if rule.score_threshold is None else rule.score_threshold
+    rule, model = config.proposals, config.model
+    text = "boxes are xyxy, in pixels of the input. "
+    each = ""
+    if len(model.strides) > 1:
+        anchors = [len(scales) * len(model.ratios) for scales in model.scales]
+        levels = zip(model.strides, anchors, strict=True)
+        each = "of each level "
+        text += (
+            "They come by levels, of ceil(H / stride) * ceil(W / stride) * anchors each (stride, "
+            f"anchors: {'; '.join(f'{stride}, {count}' for stride, count in levels)}). "
+        )
+    low = "of 0" if rule.score_threshold is None else f"below {rule.score_threshold:g}"
     return (
-        f"boxes are xyxy, in pixels of the input. Take the {rule.pre_nms_top_k} best {each}by "
-        f"score, drop those with a side below {rule.min_size:g} pixels or a score of {threshold:g} "
-        f"or less, apply NMS at IoU {rule.nms_threshold:g}{' to each level' if each else ''}, keep "
-        f"as many of the best as wanted, and multiply by stored / scaled size."
+        f"{text}Take the {rule.pre_nms_top_k} best {each}by score, drop those with a side below "
+        f"{rule.min_size:g} pixels or a score {low}, apply NMS at IoU {rule.nms_threshold:g}"
+        f"{' to each level' if each else ''}, keep as many of the best as wanted, and multiply by "
+        f"stored size / image_sizes."
     )
 
 
@@ -140,16 +141,37 @@ After: {postprocessing(trained.config)}
 """
 
 
-def _classifier_view(config: ClassifierConfig) -> str:
+def _rpn_input(config: RpnConfig) -> list[str]:
+    box = config.input
+    if box.snap:
+        fitted = _fitted(box.short_side, box.long_side, box.pad_multiple)
+        return [fitted, "There is no padding: image_sizes are (height, width) of the input."]
+    return [
+        _fitted(box.short_side, box.long_side, 1),
+        f"Pad with zeros at the right and the bottom to multiples of {box.pad_multiple}.",
+        "image_sizes are (height, width) before the padding.",
+    ]
+
+
+def _classifier_input(config: ClassifierConfig) -> list[str]:
     view = config.input
     side = view.eval_size or view.size
-    scale = f"scale it to {side} x {side} pixels (bilinear, antialiased)."
     if view.eval_view == "frame":
-        scale = (
-            f"scale it to a short side of {side} pixels (bilinear, antialiased), each rounded "
-            f"to the nearest multiple of {FRAME_MULTIPLE}."
-        )
-    mirrored = " Average the logits of this and of its mirror image." if view.eval_flip else ""
-    if view.eval_view != "centre":
-        return f"Take the whole image and {scale}{mirrored}"
-    return f"Cut the centred square of {view.eval_crop:.4g} of the short side and {scale}{mirrored}"
+        return [_fitted(side, FRAME_ASPECT * side, FRAME_MULTIPLE)]
+    squeezed = f"Scale it to {side} x {side} pixels {_SCALING}."
+    if view.eval_view == "squeezed":
+        return [squeezed]
+    return [
+        f"Cut the square whose side is {view.eval_crop!r} * short side, rounded, and whose top "
+        f"left is half of what is left over, rounded down.",
+        squeezed,
+    ]
+
+
+def _fitted(short_side: int, long_side: int, multiple: int) -> str:
+    """The words for `fitted_size`."""
+    unit = f"multiple of {multiple} pixels, at least to {multiple}" if multiple > 1 else "pixel"
+    return (
+        f"Scale it to the stored sides times min({short_side} / short side, {long_side} / long "
+        f"side), each rounded to the nearest {unit} {_SCALING}."
+    )

@@ -1,0 +1,146 @@
+"""Who has nothing but the model card's text and the graph gets the package's own results."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import nms
+
+from vocdist import Classifier, RegionProposalNetwork
+from vocdist.inference.graphs import export_graph
+from vocdist.inference.model_card import postprocessing, preprocessing
+from vocdist.inference.trained import Trained, load_trained
+from vocdist.training.build_task import build_trained_task
+from vocdist.training.checkpoint_files import load_model
+from vocdist.training.views import evaluation_view
+
+# One of three short sides and more, and one upright with odd sides.
+SIZES = ((47, 171), (121, 83))
+
+
+def with_settings(run: Path, short_side: int | None, **changes: object) -> Trained:
+    """A run's model, as if it had been trained with other settings of its input."""
+    trained = load_trained(run, "cpu")
+    config = replace(
+        trained.config,
+        data=replace(trained.config.data, short_side=short_side),
+        input=replace(trained.config.input, **changes),
+    )
+    task = build_trained_task(config, trained.classes)
+    load_model(task.model, trained.weights)
+    task.model.eval().requires_grad_(False)
+    view = evaluation_view(config, len(trained.classes))
+    return replace(trained, config=config, task=task, view=view)
+
+
+def numbers(pattern: str, text: str) -> list[float]:
+    """The groups of a pattern that the text must hold."""
+    found = re.search(pattern, text)
+    assert found, text
+    return [float(group) for group in found.groups()]
+
+
+def scaled(image: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(image, (height, width), mode="bilinear", antialias=True)
+
+
+def prepared(text: str, image: Tensor) -> tuple[Tensor, Tensor]:
+    """What the text makes of (1, 3, H, W) uint8: the input, and image_sizes."""
+    stored = image.shape[2:]
+    if "Where the short side" in text:
+        longer, side = numbers(r"is longer than (\d+) pixels, .* by (\d+) / short side", text)
+        if min(stored) > longer:
+            image = scaled(image, *(round(s * side / min(stored)) for s in stored))
+    if "Cut the square" in text:
+        (share,) = numbers(r"side is ([\d.]+) \* short side", text)
+        height, width = image.shape[2:]
+        side = round(share * min(height, width))
+        top, left = (height - side) // 2, (width - side) // 2
+        image = image[:, :, top : top + side, left : left + side]
+    if "times min(" in text:
+        short, long = numbers(r"min\((\d+) / short side, (\d+) / long side\)", text)
+        factor = min(short / min(stored), long / max(stored))
+        (unit,) = numbers(r"nearest multiple of (\d+)", text) if "nearest mul" in text else (1,)
+        image = scaled(image, *(int(max(1, round(s * factor / unit)) * unit) for s in stored))
+    else:
+        image = scaled(image, *map(int, numbers(r"Scale it to (\d+) x (\d+) pixels", text)))
+    sizes = torch.tensor([image.shape[2:]])
+    if "Pad with zeros" in text:
+        (unit,) = numbers(r"to multiples of (\d+)", text)
+        image = F.pad(image, (0, int(-image.shape[3] % unit), 0, int(-image.shape[2] % unit)))
+    return image, sizes
+
+
+def read_boxes(text: str, boxes: Tensor, scores: Tensor, hw: tuple[int, int]) -> list[Tensor]:
+    """What the text makes of an image's boxes (A, 4) and scores (A,): those that are left."""
+    best, small, overlap = numbers(
+        r"the (\d+) best .* below (\S+) pixels or a score of 0, apply NMS at IoU ([\d.]+)", text
+    )
+    counts = [len(boxes)]
+    if "by levels" in text:
+        pairs = re.findall(r"(\d+), (\d+)[;)]", text)
+        counts = [-(-hw[0] // int(s)) * -(-hw[1] // int(s)) * int(k) for s, k in pairs]
+    kept_boxes, kept_scores = [], []
+    for level, values in zip(boxes.split(counts), scores.split(counts), strict=True):
+        order = values.argsort(descending=True)[: int(best)]
+        large = ((level[order, 2:] - level[order, :2]) >= small).all(dim=1) & (values[order] > 0)
+        order = order[large]
+        order = order[nms(level[order], values[order], overlap)]
+        kept_boxes.append(level[order])
+        kept_scores.append(values[order])
+    return [torch.cat(kept_boxes), torch.cat(kept_scores)]
+
+
+@pytest.mark.parametrize(
+    ("short_side", "changes"),
+    [
+        (None, {"eval_view": "centre"}),
+        (40, {"eval_view": "centre", "eval_flip": True, "eval_crop": 0.9}),
+        (60, {"eval_view": "frame", "eval_size": 64, "eval_flip": True}),
+        (None, {"eval_view": "squeezed", "eval_size": 50}),
+    ],
+)
+def test_a_classifiers_card_leads_to_what_predict_says(
+    classifier_run: Path, short_side: int | None, changes: dict[str, object]
+) -> None:
+    trained = with_settings(classifier_run, short_side, **changes)
+    ours, graph = Classifier(trained), export_graph(trained)
+    for height, width in SIZES:
+        image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        expected = ours.predict(image)[0].scores
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+        inputs, _ = prepared(preprocessing(trained.config), pixels)
+        with torch.inference_mode():
+            scores = graph(inputs)[0].tolist()
+        assert dict(zip(ours.classes, scores, strict=True)) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("short_side", "snap"), [(None, True), (45, False)])
+def test_an_rpns_card_leads_to_what_propose_says(
+    rpn_run: Path, short_side: int | None, snap: bool
+) -> None:
+    trained = with_settings(rpn_run, short_side, snap=snap)
+    ours = RegionProposalNetwork(trained)
+    for height, width in SIZES:
+        image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        expected = ours.propose(image)[0]
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+        inputs, sizes = prepared(preprocessing(trained.config), pixels)
+        with torch.inference_mode():
+            boxes, scores = export_graph(trained)(inputs, sizes)
+        hw = inputs.shape[2], inputs.shape[3]
+        text = postprocessing(trained.config)
+        boxes, scores = read_boxes(text, boxes[0], scores[0], hw)
+        boxes = boxes * (torch.tensor([height, width]) / sizes[0]).flip(0).repeat(2)
+        # Scores of a hardly trained model nearly tie, so boxes may come in another order.
+        theirs = torch.from_numpy(expected.boxes)
+        assert len(theirs) == min(len(boxes), 300) > 5
+        assert scores.sort(descending=True).values[:300].numpy() == pytest.approx(
+            expected.scores, abs=1e-4
+        )
+        assert torch.cdist(theirs, boxes, p=torch.inf).min(dim=1).values.max() < 0.01
