@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import nms
 
@@ -17,22 +18,37 @@ from vocdist.inference.model_card import postprocessing, preprocessing
 from vocdist.inference.trained import Trained, load_trained
 from vocdist.training.build_task import build_trained_task
 from vocdist.training.checkpoint_files import load_model
+from vocdist.training.rpn_task import ProposalModel
 from vocdist.training.views import evaluation_view
 
 # One of three short sides and more, and one upright with odd sides.
 SIZES = ((47, 171), (121, 83))
 
 
-def with_settings(run: Path, short_side: int | None, **changes: object) -> Trained:
-    """A run's model, as if it had been trained with other settings of its input."""
+def with_settings(
+    run: Path, short_side: int | None, levels: dict[str, object] | None = None, **changes: object
+) -> Trained:
+    """A run's model as if trained with other settings; for other levels its head is untrained."""
     trained = load_trained(run, "cpu")
     config = replace(
         trained.config,
         data=replace(trained.config.data, short_side=short_side),
         input=replace(trained.config.input, **changes),
+        model=replace(trained.config.model, **levels or {}),
     )
     task = build_trained_task(config, trained.classes)
-    load_model(task.model, trained.weights)
+    if levels is None:
+        load_model(task.model, trained.weights)
+    else:
+        assert isinstance(task.model, ProposalModel)
+        backbone = {
+            name: value
+            for name, value in load_file(trained.weights).items()
+            if name.startswith("backbone.")
+        }
+        assert backbone and not task.model.load_state_dict(backbone, strict=False).unexpected_keys
+        # Far enough apart that rounding changes no order.
+        task.model.rpn.head.objectness.weight.data *= 100
     task.model.eval().requires_grad_(False)
     view = evaluation_view(config, len(trained.classes))
     return replace(trained, config=config, task=task, view=view)
@@ -120,11 +136,18 @@ def test_a_classifiers_card_leads_to_what_predict_says(
         assert dict(zip(ours.classes, scores, strict=True)) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize(("short_side", "snap"), [(None, True), (45, False)])
+@pytest.mark.parametrize(
+    ("short_side", "snap", "levels"),
+    [
+        (None, True, None),
+        (45, False, None),
+        (None, False, {"strides": (16, 32), "scales": ((20.0, 36.0), (48.0, 64.0))}),
+    ],
+)
 def test_an_rpns_card_leads_to_what_propose_says(
-    rpn_run: Path, short_side: int | None, snap: bool
+    rpn_run: Path, short_side: int | None, snap: bool, levels: dict[str, object] | None
 ) -> None:
-    trained = with_settings(rpn_run, short_side, snap=snap)
+    trained = with_settings(rpn_run, short_side, levels, snap=snap)
     ours = RegionProposalNetwork(trained)
     for height, width in SIZES:
         image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
