@@ -9,10 +9,12 @@ Its settings are those of the script that trained it: train_classifier.py or tra
 """
 
 import json
+import os
 from pathlib import Path
 
 from rich.console import Console
 
+from vocdist.atomic import replaced_when_done
 from vocdist.command import is_main_process, run_command, split_arguments, take_option
 from vocdist.config import ClassifierConfig
 from vocdist.errors import UserError
@@ -27,7 +29,7 @@ def main(arguments: list[str]) -> None:
     if run is None:
         raise UserError("which run? python scripts/evaluate.py runs/classifier")
     if json_path:
-        Path(json_path).parent.mkdir(parents=True, exist_ok=True)
+        check_writable(Path(json_path))
     measured = measure_run(Path(run), overrides)
     if not is_main_process():
         return
@@ -35,7 +37,20 @@ def main(arguments: list[str]) -> None:
     is_classifier = isinstance(measured.config, ClassifierConfig)
     Console().print(classifier_table(metrics) if is_classifier else recall_table(metrics))
     if json_path:
-        Path(json_path).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        with replaced_when_done(Path(json_path)) as temporary:
+            temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse, before the run is measured, what could not be written after it.
+
+    Raises:
+        UserError: It is a folder, or in one that is not to be written into.
+        OSError: Its folder cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"--json {path}: no file can be written there: choose another")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
+import runpy
 from pathlib import Path
 
 import pytest
+from launch import REPO
 
 from vocdist.command import config_from_arguments, run_command, split_arguments, take_option
 from vocdist.config import ClassifierConfig
@@ -100,3 +102,51 @@ def test_the_default_config_is_found_from_any_folder(
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "a.yaml").write_text("train: {epochs: 6}")
     assert config_from_arguments(ClassifierConfig, [], default).train.epochs == 6
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_what_the_system_refuses_is_one_line_with_the_path(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: str,
+) -> None:
+    (tmp_path / "file").touch()
+
+    def main(arguments: list[str]) -> None:
+        (tmp_path / "file" / "run").mkdir(parents=True)
+
+    monkeypatch.setattr("sys.argv", ["script"])
+    # Each machine may have an error of its own.
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as caught:
+        run_command(main, "doc")
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said.count("\n") == 1
+    where = f"{tmp_path / 'file' / 'run'}: cannot be read or written (Not a directory): mend that"
+    assert where in said and "or choose another place" in said
+
+
+def test_a_full_disk_is_one_line_and_other_errors_keep_their_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(arguments: list[str]) -> None:
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+    def odd(arguments: list[str]) -> None:
+        raise OSError("no number, no file")
+
+    monkeypatch.setattr("sys.argv", ["script"])
+    with pytest.raises(SystemExit):
+        run_command(full, "doc")
+    assert "error: cannot be read or written (No space left" in capsys.readouterr().err
+    with pytest.raises(OSError, match="no number"):
+        run_command(odd, "doc")
+
+
+def test_evaluate_looks_at_its_json_before_it_measures(tmp_path: Path) -> None:
+    evaluate = runpy.run_path(str(REPO / "scripts" / "evaluate.py"))["main"]
+    with pytest.raises(UserError, match=f"--json {tmp_path}: no file can be written there"):
+        evaluate(["runs/none", "--json", str(tmp_path)])

@@ -1,9 +1,11 @@
 """What every script shares: its arguments, and user errors as one line without a traceback."""
 
+import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,14 +44,17 @@ def run_command(
         if any(argument in ("-h", "--help") for argument in arguments):
             print(help_text(doc, settings, default))
             return
-        main(arguments)
+        with _machines_errors():
+            main(arguments)
     except UserError as error:
         # Before the ranks have met, each finds the same mistake, and one says it.
         if debug and (is_main_process() or _ranks_have_met()):
             traceback.print_exc()
         if is_main_process():
             print(f"error: {error}", file=sys.stderr, flush=True)
-        elif _ranks_have_met() and not isinstance(error, SharedError):
+        elif isinstance(error, _MachineError) or (
+            _ranks_have_met() and not isinstance(error, SharedError)
+        ):
             print(f"error (rank {os.environ['RANK']}): {error}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR_EXIT)
     except Interrupted as stop:
@@ -61,6 +66,28 @@ def run_command(
         leave(PROCESS_LOST_EXIT)
     except KeyboardInterrupt:
         sys.exit(ABANDONED_EXIT)
+
+
+class _MachineError(UserError):
+    """What the system refused: on one machine only, it may be, so that each rank says its own."""
+
+
+@contextmanager
+def _machines_errors() -> Iterator[None]:
+    """Files that cannot be made, read or written, and full disks, in one line each."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        # Without a file, and not for want of room, it is a fault of ours or of the network's.
+        if not full and (error.filename is None or error.strerror is None):
+            raise
+        remedy = "free some space" if full else "mend that"
+        where = "" if error.filename is None else f"{error.filename}: "
+        raise _MachineError(
+            f"{where}cannot be read or written ({error.strerror}): {remedy} or choose another "
+            f"place, then run the same command again (--debug shows where it was met)"
+        ) from error
 
 
 def help_text(doc: str | None, settings: type | None, default: Path | None) -> str:

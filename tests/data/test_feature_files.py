@@ -1,4 +1,5 @@
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,17 @@ def test_every_sample_and_copy_comes_back_to_the_bit(tmp_path: Path) -> None:
         for offset in (0, 10):
             found = files.read(index, mirrored=offset > 0)
             assert all(map(torch.equal, found, levels(index + offset)))
+
+
+def test_a_full_disk_is_named_with_the_settings(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written .*another features\.folder"):
+            write_features(tmp_path / "a", [levels(0)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_survive_the_way_to_a_spawned_worker(tmp_path: Path) -> None:

@@ -101,6 +101,17 @@ def test_a_full_disk(small_root, tmp_path, undisturbed, finish):
         subprocess.run(["umount", disk], check=True)
 
 
+def test_a_disk_too_full_for_the_claim(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(UserError, match="cannot be written"), claimed(tmp_path / "a"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("output", ["/proc/vocdist/shards", "/dev/null/shards"])
 def test_a_folder_that_cannot_be_written(small_root, make, output):
     with pytest.raises(UserError, match=f"^{output}: cannot be written"):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from vocdist.atomic import replaced_when_done
@@ -40,7 +40,7 @@ def write_features(path: Path, samples: Sequence[Sequence[Tensor]]) -> None:
     """Write each sample's levels, (h_l, w_l, C_l) fp16 on the CPU, as one file.
 
     Raises:
-        UserError: A feature is beyond fp16's range.
+        UserError: A feature is beyond fp16's range, or the disk is full.
     """
     tensors = {
         f"{position}.{level}": features.contiguous()
@@ -53,9 +53,16 @@ def write_features(path: Path, samples: Sequence[Sequence[Tensor]]) -> None:
             f"weights that model.classifier names"
         )
     checksums = [_checksum(levels) for levels in samples]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_when_done(path) as temporary:
-        save_file(tensors, temporary, metadata={"crc32": json.dumps(checksums)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_when_done(path) as temporary:
+            # Made in memory first: a full disk is a plain OSError then.
+            temporary.write_bytes(save(tensors, metadata={"crc32": json.dumps(checksums)}))
+    except OSError as error:
+        raise UserError(
+            f"{path.parent}: features cannot be written ({error.strerror or error}): free some "
+            f"space, name another features.folder, or set features.cache=false"
+        ) from None
 
 
 def is_whole(path: Path, samples: int) -> bool:

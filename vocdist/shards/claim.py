@@ -32,10 +32,13 @@ def claimed(folder: Path) -> Iterator[str]:
     descriptor = _locked(folder / LOCK_NAME)
     try:
         claim = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
-        os.truncate(descriptor, 0)
-        os.write(descriptor, claim.encode())
-        # Now, as workers on other machines read it.
-        os.fsync(descriptor)
+        try:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, claim.encode())
+            # Now, as workers on other machines read it.
+            os.fsync(descriptor)
+        except OSError as error:
+            raise cannot_be_written(folder, error) from None
         yield claim
     finally:
         # While it is still ours: whoever locks the file next finds that it has no name any more.
