@@ -51,9 +51,9 @@ def test_the_null_tracker_takes_everything_and_writes_nothing(tmp_path: Path) ->
 def test_rows_behind_the_checkpoint_and_half_lines_are_dropped(tmp_path: Path) -> None:
     lines = [json.dumps(row) + "\n" for row in ROWS]
     (tmp_path / METRICS).write_text("".join(lines) + '{"global_step": 4')
-    drop_rows_after(tmp_path, 20, 9)
+    drop_rows_after(tmp_path / METRICS, 20, 9)
     assert (tmp_path / METRICS).read_text() == "".join(lines[:2])
-    drop_rows_after(tmp_path, -1, 0)
+    drop_rows_after(tmp_path / METRICS, -1, 0)
     assert (tmp_path / METRICS).read_text() == ""
 
 
@@ -62,12 +62,12 @@ def test_an_evaluation_that_is_made_again_has_its_row_once(tmp_path: Path) -> No
     measured = {"global_step": 3, "epoch": 1, "val/mAP": 0.5}
     lines = [json.dumps(row) + "\n" for row in (step, measured)]
     (tmp_path / METRICS).write_text("".join(lines))
-    drop_rows_after(tmp_path, 3, epoch=1)
+    drop_rows_after(tmp_path / METRICS, 3, epoch=1)
     assert (tmp_path / METRICS).read_text() == "".join(lines)
-    drop_rows_after(tmp_path, 3, epoch=0)
+    drop_rows_after(tmp_path / METRICS, 3, epoch=0)
     assert (tmp_path / METRICS).read_text() == lines[0]
 
 
 def test_dropping_from_no_file_is_fine(tmp_path: Path) -> None:
-    drop_rows_after(tmp_path, 5, 9)
+    drop_rows_after(tmp_path / METRICS, 5, 9)
     assert list(tmp_path.iterdir()) == []

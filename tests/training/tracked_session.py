@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from vocdist.training.tracking import Tracker, drop_rows_after, remembered_run_id
+from vocdist.training.tracking import METRICS, Tracker, drop_rows_after, remembered_run_id
 
 STEPS_PER_EPOCH = 40
 # Fat rows, so that some reach the file before a kill and some do not: it is written by 32 KiB.
@@ -31,7 +31,7 @@ def rows(first: int, last: int) -> list[dict[str, float]]:
 if __name__ == "__main__":
     run, start, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     run.mkdir(exist_ok=True)
-    drop_rows_after(run, start, start // STEPS_PER_EPOCH)
+    drop_rows_after(run / METRICS, start, start // STEPS_PER_EPOCH)
     known = remembered_run_id(run)
     with Tracker(run, mode="offline", project="p", config={}, run_id=known) as tracker:
         for row in rows(max(start, 0) + 1, last):

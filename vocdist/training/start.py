@@ -11,8 +11,9 @@ from vocdist.errors import UserError
 from vocdist.remote.lock import locked
 from vocdist.training.checkpoint import Checkpoints, Position, load_position
 from vocdist.training.checkpoint_files import STATE, damage
+from vocdist.training.non_finite import NON_FINITE
 from vocdist.training.run_folder import CONFIG, FINAL_WEIGHTS, RESULTS, begun_config
-from vocdist.training.tracking import drop_rows_after, remembered_run_id
+from vocdist.training.tracking import METRICS, drop_rows_after, remembered_run_id
 
 _LOCK = ".lock"
 
@@ -161,7 +162,8 @@ def prepare_folder(config: Any, checkpoints: Checkpoints, start: Start) -> None:
     run_dir = config.run.dir
     save_config(config, run_dir / CONFIG)
     done = start.position
-    drop_rows_after(run_dir, done.global_step if start.checkpoint else -1, done.epoch)
+    for name in (METRICS, NON_FINITE):
+        drop_rows_after(run_dir / name, done.global_step if start.checkpoint else -1, done.epoch)
     if start.rewound and start.checkpoint and checkpoints.last():
         checkpoints.rewind(start.checkpoint)
         for name in (RESULTS, FINAL_WEIGHTS):

@@ -156,12 +156,11 @@ class NullTracker(Tracker):
         self._run = None
 
 
-def drop_rows_after(run_dir: Path, global_step: int, epoch: int) -> None:
+def drop_rows_after(path: Path, global_step: int, epoch: int) -> None:
     """Forget rows that a killed run wrote behind its last checkpoint: they will be made again.
 
     `epoch` counts the finished ones: a run that was stopped in an evaluation makes it again.
     """
-    path = run_dir / METRICS
     if not path.is_file():
         return
     kept = []
