@@ -68,6 +68,13 @@ def test_a_bare_no_means_full_precision() -> None:
         ("train=3", r"'train' on the command line is a section"),
         ("train.seed=-1", r"greater than or equal to 0"),
         ("train.epochs=[", r"not a YAML value"),
+        ("input.crop_scale=[1.0, 0.3]", r"crop_scale=.*: the lower bound comes first$"),
+        ("input.crop_ratio=[2, 0.5]", r"crop_ratio=.*: the lower bound comes first$"),
+        (
+            "input.color_jitter=[0.1]",
+            r"input\.color_jitter=\[0\.1\]: too few values, 3 are needed$",
+        ),
+        ("optim.weight_decay=-1", r"greater than or equal to 0"),
     ],
 )
 def test_a_slip_is_answered_with_the_remedy(override: str, message: str) -> None:

@@ -187,10 +187,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _first_problem(error: ValidationError, where: str) -> str:
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"] if part != "function-before")
+    parts = [part for part in problem["loc"] if not str(part).startswith("function-")]
+    if problem["type"] == "missing" and isinstance(parts[-1], int):
+        key = ".".join(map(str, parts[:-1]))
+        needed = max(int(e["loc"][-1]) for e in error.errors() if e["type"] == "missing") + 1
+        return f"{key}={problem['input']!r}: too few values, {needed} are needed"
+    key = ".".join(map(str, parts))
     if problem["type"] == "missing":
         return f"'{key}' is not set: add it to {where} or pass {key}=VALUE"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
     return f"{key}={problem['input']!r}: {message}"
 
 

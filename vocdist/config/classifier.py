@@ -18,8 +18,9 @@ from vocdist.config.values import (
     BackboneName,
     Count,
     Fraction,
+    FractionRange,
     NonNegativeFloat,
-    Positive,
+    PositiveRange,
 )
 
 
@@ -46,8 +47,8 @@ class ClassifierInputConfig:
     """
 
     size: Count = 192
-    crop_scale: tuple[Fraction, Fraction] = (0.7, 1.0)
-    crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    crop_scale: FractionRange = (0.7, 1.0)
+    crop_ratio: PositiveRange = (3 / 4, 4 / 3)
     min_visible: Fraction | None = None
     flip: bool = True
     color_jitter: tuple[Fraction, Fraction, Fraction] = (0.0, 0.0, 0.0)

@@ -55,7 +55,7 @@ class ProposeConfig:
 
     Attributes:
         output: Folder for the results; null: `proposals` beside the weights.
-        count: Boxes of an image, at most; no more than 300 are ever made.
+        count: The best boxes of an image; fewer where NMS leaves fewer, and never more than 300.
         pictures: How many images are drawn, from the first on.
         drawn: Boxes that are drawn on each.
         device: `auto` (CUDA, else MPS, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.

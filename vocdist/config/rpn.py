@@ -13,7 +13,15 @@ from vocdist.config.training import (
     TrackingConfig,
     TrainConfig,
 )
-from vocdist.config.values import STRICT, BackboneName, Count, Folder, Fraction, Positive
+from vocdist.config.values import (
+    STRICT,
+    BackboneName,
+    Count,
+    Folder,
+    Fraction,
+    NonNegativeFloat,
+    Positive,
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -119,7 +127,7 @@ class ProposalsConfig:
 
     pre_nms_top_k: Count = 1200
     nms_threshold: Fraction = 0.7
-    min_size: float = 16.0
+    min_size: NonNegativeFloat = 16.0
     score_threshold: Fraction | None = None
 
 

@@ -12,6 +12,7 @@ from vocdist.config.values import (
     Folder,
     Fraction,
     NonNegative,
+    NonNegativeFloat,
     Place,
     Positive,
     Precision,
@@ -119,7 +120,7 @@ class OptimConfig:
 
     lr: Positive = 3e-4
     backbone_lr: Positive | None = None
-    weight_decay: float = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     decay_norms: bool = True
     schedule: Literal["constant", "cosine", "cosine_by_epoch", "one_cycle"] = "cosine"
     warmup_steps: NonNegative = 0

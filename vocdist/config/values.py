@@ -15,6 +15,16 @@ NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
+def _low_first(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the lower bound comes first")
+    return bounds
+
+
+FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_low_first)]
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_low_first)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 # A folder, or a URL as a str.
