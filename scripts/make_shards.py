@@ -60,6 +60,11 @@ def main(arguments: list[str]) -> None:
         manifest = make_remote(config, root, output)
     console = Console()
     print_summary(console, manifest, output)
+    if config.name and config.name != manifest.name:
+        console.print(
+            f"{output} holds this data set already, as '{manifest.name}': the name stays, since "
+            f"runs know their shards by the manifest."
+        )
     if config.pictures:
         console.print(f"{output}/{STATISTICS} and {SHEET} show what is in them.")
     if config.tracking.wandb != "disabled":

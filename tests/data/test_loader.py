@@ -215,7 +215,9 @@ def test_a_record_that_states_another_size_than_the_image_has_is_refused(demo_sh
     own = loader(demo_shards)
     right = own.dataset.reader.annotations[5]
     own.dataset.reader.annotations[5] = replace(right, width=right.width + 1)
-    with pytest.raises(UserError, match=rf"{right.key}.* its record states .*convert it again"):
+    with pytest.raises(
+        UserError, match=rf"{right.key}.* its record states .*make the shards again"
+    ):
         list(own.chosen([5]))
 
 

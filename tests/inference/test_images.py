@@ -46,7 +46,14 @@ def test_pillow_images_arrays_and_tensors_are_one(photo: Image.Image) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8), torch.zeros(4, 4, 3)]
+    "bad",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        torch.zeros(4, 4, 3),
+        torch.zeros(3, 4, 0, dtype=torch.uint8),
+    ],
 )
 def test_other_arrays_are_refused(bad: np.ndarray) -> None:
     with pytest.raises(UserError, match="image is uint8"):
@@ -106,3 +113,34 @@ def test_places_become_files(photo: Image.Image, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=r"no such file|no file has|holds no image"):
             find_images([tmp_path / place])
+
+
+def test_what_is_no_image_at_all_is_named() -> None:
+    with pytest.raises(UserError, match="an image is a path, .* not NoneType"):
+        as_images(None)
+    with pytest.raises(UserError, match="an image is a path, .* not int"):
+        image_pixels(7)
+    with pytest.raises(UserError, match="without pixels"):
+        image_size(Image.new("RGB", (0, 4)))
+
+
+def test_greys_of_32_bits_are_not_made_black(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its pixels are floats.* use 8 or 16 bits"):
+        image_pixels(saved(Image.new("F", (2, 2), 1.0), tmp_path / "a.tiff"))
+    for values, expected in (([0, 128, 255], [0, 128, 255]), ([0, 257, 65535], [0, 1, 255])):
+        image = Image.fromarray(np.array([values], dtype=np.int32))
+        assert image.mode == "I" and image_pixels(image)[0, 0].tolist() == expected
+
+
+def test_lists_that_cannot_be_followed_are_named(photo: Image.Image, tmp_path: Path) -> None:
+    image = saved(photo, tmp_path / "é.png")
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    first.write_text(f"{image}\n{second}\n", encoding="utf-8-sig")
+    second.write_text(f"{image}\n", encoding="utf-8")
+    assert find_images([first, second]) == [image]
+    second.write_text(f"{first}\n")
+    with pytest.raises(UserError, match=r"first\.txt: a list that leads back to itself"):
+        find_images([first])
+    second.write_text(f"{image}\n", encoding="latin-1")
+    with pytest.raises(UserError, match=r"second\.txt: not text in UTF-8"):
+        find_images([first])

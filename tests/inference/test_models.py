@@ -14,7 +14,7 @@ from vocdist.inference.batches import input_batches
 from vocdist.inference.model_card import metadata_of
 from vocdist.inference.trained import load_trained
 from vocdist.shards.reader import ShardReader
-from vocdist.training.checkpoint_files import read_metadata
+from vocdist.training.checkpoint_files import load_model, read_metadata
 from vocdist.training.classifier_task import ClassifierTask
 from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.measuring import load_task
@@ -219,3 +219,29 @@ def test_mistakes_are_answered_with_the_remedy(
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="torch finds no such device"):
             Classifier.load(classifier_run, device="cuda")
+
+
+def test_numbers_that_cannot_be_are_refused(
+    classifier: Classifier, proposer: RegionProposalNetwork, val_files: list[Path]
+) -> None:
+    with pytest.raises(UserError, match="batch=0"):
+        classifier.predict(val_files, batch=0)
+    for count in (0, -1):
+        with pytest.raises(UserError, match=f"count={count}: ask for 1 box or more"):
+            proposer.propose(val_files[:1], count=count)
+
+
+def test_weights_of_another_network_are_told_apart(
+    classifier: Classifier, classifier_run: Path, tmp_path: Path
+) -> None:
+    state = load_file(classifier_run / "model.safetensors")
+    names = sorted(name for name in state if name.endswith("weight"))
+    changed = {name: value for name, value in state.items() if name != names[0]}
+    changed |= {names[1]: torch.zeros(1, 2), "odd": torch.zeros(1)}
+    save_file(changed, tmp_path / "other.safetensors")
+    with pytest.raises(UserError) as caught:
+        load_model(classifier.trained.task.model, tmp_path / "other.safetensors")
+    said = str(caught.value)
+    assert f"1 missing, as {names[0]}; 1 not of this model, as odd" in said
+    assert f"1 of another shape, as {names[1]}: (1, 2) where " in said
+    assert "set model.*" in said

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from fault_server import FaultServer
 
+from vocdist.data.decode import decode_image
+from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule
 from vocdist.remote.inventory import clear_cache, list_cache
 from vocdist.shards.cache_check import drop_damaged
@@ -63,6 +65,13 @@ def test_a_damaged_copy_is_found_and_fetched_again(filled: Path, web: FaultServe
     assert not copy.exists()
     ShardReader(web.url, "train", cache=CacheRule(filled)).read(12)
     assert copy.read_bytes() == good
+    for part, word in ((b'{"key"', "no record"), (b"\xff\xd8\xff", "not a readable JPEG")):
+        copy.write_bytes(good.replace(part, b"x" * len(part), 1))
+        reader = ShardReader(web.url, "train", cache=CacheRule(filled))
+        with pytest.raises(
+            UserError, match=f"{word}.*: drop the damaged copy with .*cache.py verify"
+        ):
+            decode_image(reader.read(12).jpeg, "a", reader.remedy)
 
 
 def test_clearing_spares_what_a_reader_may_come_back_to(filled: Path, web: FaultServer) -> None:

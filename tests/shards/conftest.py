@@ -29,7 +29,7 @@ def make() -> Callable[..., Manifest]:
 
     def run(root: Path, output: Path, **settings: object) -> Manifest:
         classes = settings.pop("classes", VOC_CLASSES)
-        workers = settings.pop("workers", 1)
+        workers, name = settings.pop("workers", 1), settings.pop("name", "test")
         per_shard = settings.pop("samples_per_shard", 5)
         reading = {"split_lists": False, "split_ratio": 0.8, "split_seed": 42}
         reading |= {"skip_difficult": False} | settings
@@ -40,7 +40,7 @@ def make() -> Callable[..., Manifest]:
         return convert(
             samples,
             output,
-            name="test",
+            name=name,
             classes=classes,
             split_rule=rule,
             skip_difficult=reading["skip_difficult"],

@@ -11,6 +11,7 @@ import webdataset
 
 from vocdist.errors import UserError
 from vocdist.shards.reader import ShardReader
+from vocdist.shards.record import parse_record
 
 
 def expected_rows(xml_path, classes):
@@ -139,3 +140,21 @@ def test_stock_webdataset_reads_the_same_samples(small_shards, split):
     assert boxes == ours.manifest.splits[split].objects
     decoded = next(iter(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8")))
     assert decoded["jpg"].shape[2] == 3
+
+
+def test_a_damaged_record_is_named_with_its_shard(copy):
+    shard = copy / "train-000001.tar"
+    shard.write_bytes(shard.read_bytes().replace(b'{"key"', b'["key"', 1))
+    words = (
+        rf"train-000001\.tar: sample 5 of train has no record.*verify_shards\.py {copy}, and make"
+    )
+    reader = ShardReader(copy, "train")
+    for read in (reader.read, lambda index: reader.annotations[index]):
+        with pytest.raises(UserError, match=words):
+            read(5)
+
+
+def test_a_key_is_a_plain_name():
+    record = {"key": "../a", "width": 1, "height": 1, "boxes": [], "difficult": []}
+    with pytest.raises(ValueError, match="key"):
+        parse_record(json.dumps(record).encode())

@@ -104,6 +104,15 @@ def test_other_data_or_settings_are_refused_in_a_finished_folder(
     assert hashes(output) == hashes(small_shards)
 
 
+def test_another_name_does_not_change_the_shards_that_runs_know(
+    small_root, small_shards, make, tmp_path, hashes
+):
+    output = shutil.copytree(small_shards, tmp_path / "test")
+    before = hashes(output)
+    assert make(small_root, output, name="other").name == "test"
+    assert hashes(output) == before
+
+
 def test_what_an_unfinished_run_of_other_settings_left_is_replaced(
     small_root, small_shards, make, tmp_path, hashes
 ):
@@ -117,7 +126,7 @@ def test_what_an_unfinished_run_of_other_settings_left_is_replaced(
 
 
 def test_killed_just_before_the_manifest_it_goes_on(
-    small_root, make, tmp_path, small_shards, hashes, monkeypatch
+    small_root, make, tmp_path, small_shards, hashes, monkeypatch, capsys
 ):
     output = tmp_path / "test"
     # As SIGKILL would leave it: all is there but the manifest, which is the last.
@@ -126,6 +135,8 @@ def test_killed_just_before_the_manifest_it_goes_on(
         make(small_root, output)
     assert {"rejected.jsonl", "_info.json"} <= {path.name for path in output.iterdir()}
     make(small_root, output, split_seed=7)
+    said = f"{output}: 5 shards of an unfinished conversion of other data or with other settings"
+    assert said in capsys.readouterr().err
     assert hashes(output) != hashes(small_shards)
     (output / "manifest.json").unlink()
     (output / ".progress.jsonl").touch()

@@ -12,7 +12,8 @@ from vocdist.data.decode import decode_image
 from vocdist.data.geometry import shrink, shrunk_size
 from vocdist.data.transforms import Example, Plan, Transform
 from vocdist.errors import UserError
-from vocdist.shards.reader import Annotations, ShardReader
+from vocdist.shards.reader import ShardReader
+from vocdist.shards.record import Annotations
 
 
 class RequestedSamples(Dataset[tuple[SampleRequest, Example, int]]):
@@ -86,11 +87,11 @@ class RequestedSamples(Dataset[tuple[SampleRequest, Example, int]]):
         if isinstance(source, Tensor):
             return source
         name = f"{self.reader.folder}: sample {annotations.key}"
-        decoded = decode_image(source, name)
+        decoded = decode_image(source, name, self.reader.remedy)
         if decoded.shape[1:] != (annotations.height, annotations.width):
             raise UserError(
                 f"{name}: {decoded.shape[2]} x {decoded.shape[1]} pixels where its record states "
-                f"{annotations.width} x {annotations.height}: convert it again"
+                f"{annotations.width} x {annotations.height}: {self.reader.remedy}"
             )
         image = shrink(decoded, self._short_side)
         if self.cache is not None:

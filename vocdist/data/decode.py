@@ -11,11 +11,11 @@ from torch import Tensor
 from vocdist.errors import UserError
 
 
-def decode_image(encoded: bytes, name: str) -> Tensor:
+def decode_image(encoded: bytes, name: str, remedy: str = "convert it again") -> Tensor:
     """Decode JPEG bytes to (3, H, W) uint8 RGB, NHWC in memory, in stored pixels.
 
-    EXIF rotation is not applied: VOC's boxes refer to the stored pixels. `name` goes into the
-    message of the error.
+    EXIF rotation is not applied: VOC's boxes refer to the stored pixels. The error's message has
+    `name` and `remedy`.
 
     Raises:
         UserError: The bytes are no image that can be decoded.
@@ -24,7 +24,7 @@ def decode_image(encoded: bytes, name: str) -> Tensor:
         # The same pixels as Pillow's, in some two thirds of its time.
         pixels = simplejpeg.decode_jpeg(encoded) if _is_plain(encoded) else _with_pillow(encoded)
     except (ValueError, OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{name}: not a readable JPEG ({error}): convert it again") from None
+        raise UserError(f"{name}: not a readable JPEG ({error}): {remedy}") from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -24,7 +24,7 @@ from vocdist.data.geometry import (
     show,
     visible_shares,
 )
-from vocdist.shards.reader import Annotations
+from vocdist.shards.record import Annotations
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from vocdist.data.transforms import Example
 from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.inference.images import ImageSource, image_pixels, image_size
-from vocdist.shards.reader import Annotations
+from vocdist.shards.record import Annotations
 from vocdist.training.views import EvaluationView
 
 
@@ -36,7 +36,13 @@ class InputBatch:
 def input_batches(
     images: Sequence[ImageSource], view: EvaluationView, *, batch: int, workers: int = 0
 ) -> Iterator[InputBatch]:
-    """Every image once, in batches of at most `batch`; those that cannot be read with a reason."""
+    """Every image once, in batches of at most `batch`; those that cannot be read with a reason.
+
+    Raises:
+        UserError: A number that cannot be.
+    """
+    if batch < 1 or workers < 0:
+        raise UserError(f"batch={batch}, workers={workers}: a batch has 1 image or more, workers 0")
     unreadable: dict[int, str] = {}
     by_shape: dict[tuple[int, int] | None, list[int]] = {}
     for position, image in enumerate(images):

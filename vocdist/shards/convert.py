@@ -4,39 +4,35 @@ The bytes do not depend on how many workers there are, and shards that an interr
 their hash, are not written again.
 """
 
-import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from vocdist.atomic import fsync, remove_temporaries
 from vocdist.errors import UserError
+from vocdist.shards.account import source_account, split_record
 from vocdist.shards.claim import cannot_be_written, claimed
 from vocdist.shards.engine import run_tasks
 from vocdist.shards.index import index_path
 from vocdist.shards.info import save_info
 from vocdist.shards.manifest import (
     MANIFEST_NAME,
-    ImageRule,
     Manifest,
     ShardRecord,
-    SplitRecord,
     SplitRule,
     load_manifest,
     save_manifest,
 )
-from vocdist.shards.plan import PlannedSample, ShardPlan, plan_hash, plan_shards
+from vocdist.shards.plan import ShardPlan, plan_hash, plan_shards
 from vocdist.shards.progress import PROGRESS_NAME, read_progress, start_progress
 from vocdist.shards.rejections import save_rejections
 from vocdist.shards.samples import SplitSamples
 from vocdist.shards.write import write_shard
-from vocdist.voc.counts import count_split
 
 Plans = Mapping[str, Sequence[ShardPlan]]
 # What a folder may hold before its manifest.
@@ -81,13 +77,13 @@ def convert(
                 split_rule=split_rule,
                 skip_difficult=skip_difficult,
                 splits={
-                    split: _split_record(samples.splits[split], members, records, classes)
+                    split: split_record(samples.splits[split], members, records, classes)
                     for split, members in plans.items()
                 },
                 plan_sha256=identity,
-                **_account(samples),
+                **source_account(samples),
             )
-            _publish(manifest, samples, output)
+            manifest = _publish(manifest, samples, output)
     except OSError as error:
         raise cannot_be_written(output, error) from None
     return manifest
@@ -137,10 +133,18 @@ def _refuse_other_files(output: Path) -> None:
 
 
 def _clear_unfinished(output: Path) -> None:
-    """Remove the shards that an interrupted run of another plan left."""
-    for path in output.iterdir():
-        if OUR_FILE.fullmatch(path.name):
-            path.unlink()
+    """Remove the shards that an interrupted run of another plan left, and say so."""
+    left = [path for path in output.iterdir() if OUR_FILE.fullmatch(path.name)]
+    shards = sum(path.suffix == ".tar" for path in left)
+    if shards:
+        print(
+            f"{output}: {shards:,} shards of an unfinished conversion of other data or with other "
+            f"settings are removed",
+            file=sys.stderr,
+            flush=True,
+        )
+    for path in left:
+        path.unlink()
 
 
 def _write_all(
@@ -171,49 +175,30 @@ def _write_all(
     return records
 
 
-def _publish(manifest: Manifest, samples: SplitSamples, output: Path) -> None:
-    """Wait until all shards are on the disk, then make the folder a data set."""
+def _publish(manifest: Manifest, samples: SplitSamples, output: Path) -> Manifest:
+    """Wait until all shards are on the disk, then make the folder a data set; its manifest.
+
+    A data set that is found whole keeps its manifest to the byte: runs know it by that.
+    """
     names = [shard.name for split in manifest.splits.values() for shard in split.shards]
     paths = [path for name in names for path in (output / name, index_path(output / name))]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(fsync, paths))
     save_rejections(samples.rejections, output)
     save_info(manifest, output)
-    # A data set that is found whole keeps its date.
-    if not (output / MANIFEST_NAME).exists() or load_manifest(output) != manifest:
+    published = load_manifest(output) if (output / MANIFEST_NAME).exists() else None
+    if published is not None and _same_data(published, manifest):
+        manifest = published
+    else:
         save_manifest(manifest, output)
     (output / PROGRESS_NAME).unlink(missing_ok=True)
+    return manifest
 
 
-def _account(samples: SplitSamples) -> dict[str, Any]:
-    """The manifest's fields about what became of the source."""
-    shrink = samples.shrink
-    rule = ImageRule(max_side=shrink.max_side, jpeg_quality=shrink.quality) if shrink else None
-    return {
-        "image_rule": rule or ImageRule(),
-        "left_out": samples.left_out_counts(),
-        "boxes_left_out": samples.box_counts(),
-        "boxes_clipped": samples.clipped,
-        "unknown_objects": dict(samples.unknown_objects),
-    }
-
-
-def _split_record(
-    samples: Sequence[PlannedSample],
-    plans: Sequence[ShardPlan],
-    records: Mapping[str, ShardRecord],
-    classes: Sequence[str],
-) -> SplitRecord:
-    counts = count_split(_boxes(samples), classes)
-    return SplitRecord(
-        samples=counts.samples,
-        objects=sum(counts.objects.values()),
-        class_images=counts.images,
-        class_objects=counts.objects,
-        shards=tuple(records[plan.name] for plan in plans),
+def _same_data(published: Manifest, made: Manifest) -> bool:
+    """Whether all that a training reads is the same; names, rules and what was left out may not."""
+    return (published.plan_sha256, published.classes, published.splits) == (
+        made.plan_sha256,
+        made.classes,
+        made.splits,
     )
-
-
-def _boxes(samples: Sequence[PlannedSample]) -> Iterator[np.ndarray]:
-    for sample in samples:
-        yield np.asarray(json.loads(sample.record)["boxes"], dtype=np.int32).reshape(-1, 5)

@@ -4,7 +4,6 @@ A reader may be copied into loader processes by fork or pickle.
 """
 
 import hashlib
-import json
 import sys
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -18,31 +17,8 @@ from vocdist.remote.cache import CacheRule
 from vocdist.remote.location import Location, is_url
 from vocdist.shards.index import IndexEntry
 from vocdist.shards.manifest import Manifest, ShardRecord, parse_manifest
+from vocdist.shards.record import Annotations, parse_record
 from vocdist.shards.storage import open_storage
-from vocdist.voc.annotation import multi_hot
-
-
-@dataclass(frozen=True, slots=True)
-class Annotations:
-    """The stored record of one sample, as arrays.
-
-    Attributes:
-        key: The sample's key in its shard.
-        width: Of the stored image, pixels.
-        height: Of the stored image, pixels.
-        boxes: (N, 5) int32 rows `[class_id, x, y, w, h]` as in the XML (1-based minima).
-        difficult: (N,) bool.
-    """
-
-    key: str
-    width: int
-    height: int
-    boxes: np.ndarray
-    difficult: np.ndarray
-
-    def multi_hot(self, classes: int) -> np.ndarray:
-        """(classes,) int8, 1 for each class that has a box."""
-        return multi_hot(self.boxes, classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +87,13 @@ class ShardReader:
         """Whether shards are read through the cache."""
         return is_url(self.folder)
 
+    @property
+    def remedy(self) -> str:
+        """What to do where a sample is damaged."""
+        if self.is_remote:
+            return "drop the damaged copy with python scripts/cache.py verify"
+        return f"look with python scripts/verify_shards.py {self.folder}, and make the shards again"
+
     def read(self, index: int) -> StoredSample:
         """Read one sample."""
         shard, entry = self._locate(index)
@@ -161,7 +144,8 @@ class ShardReader:
         shard, entry = self._locate(index)
         if "annotations" in self.__dict__:
             return self.annotations[index]
-        return _annotations(self._storage.read(shard, entry.json_offset, entry.json_size))
+        stored = self._storage.read(shard, entry.json_offset, entry.json_size)
+        return self._parsed(stored, shard, index)
 
     @cached_property
     def annotations(self) -> list[Annotations]:
@@ -170,8 +154,12 @@ class ShardReader:
         Of remote shards all are downloaded for it, the first time on a machine.
         """
         of_shards = self._storage.records(self._shards)
-        stored = [record for records in of_shards for record in records]
-        return [_annotations(record) for record in stored[: self._length]]
+        stored = [
+            (record, shard)
+            for shard, records in zip(self._shards, of_shards, strict=True)
+            for record in records
+        ]
+        return [self._parsed(*found, index) for index, found in enumerate(stored[: self._length])]
 
     @property
     def image_sizes(self) -> np.ndarray:
@@ -206,19 +194,18 @@ class ShardReader:
         shard = self._shards[number]
         return shard, self._storage.entries(shard)[index - self._starts[number]]
 
+    def _parsed(self, stored: bytes, shard: ShardRecord, index: int) -> Annotations:
+        try:
+            return parse_record(stored)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.folder}/{shard.name}: sample {index} of {self.split} has no record, for it "
+                f"is damaged or the .idx file is another shard's ({type(error).__name__}): "
+                f"{self.remedy}"
+            ) from None
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the annotation cache behind when sent to another process."""
         state = dict(self.__dict__)
         state.pop("annotations", None)
         return state
-
-
-def _annotations(stored: bytes) -> Annotations:
-    record = json.loads(stored)
-    return Annotations(
-        key=record["key"],
-        width=record["width"],
-        height=record["height"],
-        boxes=np.asarray(record["boxes"], dtype=np.int32).reshape(-1, 5),
-        difficult=np.asarray(record["difficult"], dtype=bool),
-    )

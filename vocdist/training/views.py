@@ -15,7 +15,7 @@ from vocdist.data.transforms import (
     RpnTransform,
     Transform,
 )
-from vocdist.shards.reader import Annotations
+from vocdist.shards.record import Annotations
 
 # Of the classifier's whole frames: sides are multiples of this, and the long one at most so many
 # short ones.
