@@ -7,8 +7,9 @@
 Usage: propose.py RUN IMAGES... [key=value ...]. RUN is a run folder or a safetensors file, IMAGES
 are files of any format that Pillow opens, folders, patterns, and .txt lists of these. Pixels are
 taken as they are stored, as in training: rotation by EXIF is not applied. What cannot be read is
-left out and named at the end, and makes the exit code 1. The results are read with
-COCO("images.json").loadRes("proposals.json") of pycocotools.
+left out and named at the end, and makes the exit code 1. An image has fewer than count= boxes
+where non-maximum suppression (the run's proposals.nms_threshold) leaves fewer. The results are read
+with COCO("images.json").loadRes("proposals.json") of pycocotools.
 """
 
 from functools import partial

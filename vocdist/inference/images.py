@@ -23,6 +23,8 @@ _JPEG_START = b"\xff\xd8\xff"
 # Greys of more than 8 bits, by Pillow's names, with the value that is white.
 _DEEP_GREYS = {"I;16": 65535, "I;16B": 65535, "I;16L": 65535, "I": 65535}
 
+_NO_IMAGE = "an image is a path, a PIL image, an array or a tensor, not {}"
+
 
 def find_images(places: Iterable[str | Path]) -> list[Path]:
     """Files, folders (with those below), glob patterns and `.txt` lists of these -> image files.
@@ -31,10 +33,9 @@ def find_images(places: Iterable[str | Path]) -> list[Path]:
     sorted, and what is named twice is there once.
 
     Raises:
-        UserError: A place is not there, or holds no image.
+        UserError: A place is not there, or holds no image; or a list is no text, or names itself.
     """
-    found = [path for place in places for path in _images_of(Path(place))]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(path for place in places for path in _images_of(Path(place), ())))
 
 
 def image_size(source: ImageSource) -> tuple[int, int]:
@@ -47,6 +48,8 @@ def image_size(source: ImageSource) -> tuple[int, int]:
         with _reasons(), Image.open(source) as image:
             return image.height, image.width
     if isinstance(source, Image.Image):
+        if not source.height * source.width:
+            raise UserError("an image without pixels")
         return source.height, source.width
     height, width = image_pixels(source).shape[1:]
     return height, width
@@ -56,7 +59,8 @@ def image_pixels(source: ImageSource) -> Tensor:
     """The image as (3, H, W) uint8 RGB, NHWC in memory.
 
     Arrays are (H, W, 3) or (H, W), tensors (3, H, W), both uint8. Transparency is dropped, of an
-    animation the first frame is taken, greys of 16 bits are scaled to 8.
+    animation the first frame is taken, greys of 16 bits are scaled to 8; those of 32 are taken for
+    greys of 16, or of 8 if none is above 255.
 
     Raises:
         UserError: It is no image, or not a whole one.
@@ -67,10 +71,12 @@ def image_pixels(source: ImageSource) -> Tensor:
         with _reasons():
             return _from_pillow(source)
     if isinstance(source, Tensor):
-        if source.dtype != torch.uint8 or source.ndim != 3 or source.shape[0] != 3:
+        if source.dtype != torch.uint8 or source.ndim != 3 or not _is_shape(source, channels=0):
             raise UserError(f"a tensor image is uint8 (3, H, W), not {_shape_of(source)}")
         return source.cpu().permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,)):
+    if not isinstance(source, np.ndarray):
+        raise UserError(_NO_IMAGE.format(type(source).__name__))
+    if source.dtype != np.uint8 or source.ndim not in (2, 3) or not _is_shape(source, channels=2):
         raise UserError(f"an array image is uint8 (H, W, 3) or (H, W), not {_shape_of(source)}")
     colors = source if source.ndim == 3 else np.repeat(source[:, :, None], 3, axis=2)
     return torch.from_numpy(np.array(colors)).permute(2, 0, 1)
@@ -83,6 +89,8 @@ def image_name(source: ImageSource, position: int) -> str:
 
 def as_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     """One image or many; paths may be folders and patterns, as for `find_images`."""
+    if not isinstance(images, str | Path | Image.Image | np.ndarray | Tensor | Iterable):
+        raise UserError(_NO_IMAGE.format(type(images).__name__))
     single = isinstance(images, str | Path | Image.Image)
     if isinstance(images, np.ndarray | Tensor) and images.ndim <= 3:
         single = True
@@ -93,7 +101,8 @@ def as_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     return expanded
 
 
-def _images_of(place: Path) -> Iterator[Path]:
+def _images_of(place: Path, lists: tuple[Path, ...]) -> Iterator[Path]:
+    """The images of one place; `lists` are those that led to it."""
     if place.is_dir():
         endings = Image.registered_extensions()
         found = [path for path in place.rglob("*") if path.suffix.lower() in endings]
@@ -101,8 +110,10 @@ def _images_of(place: Path) -> Iterator[Path]:
             raise UserError(f"{place}: holds no image that Pillow can open")
         yield from sorted(found)
     elif place.suffix == ".txt" and place.is_file():
-        lines = place.read_text(encoding="utf-8").splitlines()
-        yield from find_images(line.strip() for line in lines if line.strip())
+        if place.resolve() in lists:
+            raise UserError(f"{place}: a list that leads back to itself: take that line out of it")
+        for line in _lines_of(place):
+            yield from _images_of(Path(line), (*lists, place.resolve()))
     elif place.is_file():
         yield place
     elif glob.has_magic(str(place)):
@@ -112,6 +123,14 @@ def _images_of(place: Path) -> Iterator[Path]:
         yield from (Path(match) for match in matches if Path(match).is_file())
     else:
         raise UserError(f"{place}: no such file or folder")
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8: save the list in that encoding") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _file_pixels(path: Path) -> Tensor:
@@ -125,9 +144,15 @@ def _file_pixels(path: Path) -> Tensor:
 
 
 def _from_pillow(image: Image.Image) -> Tensor:
+    if image.mode == "F":
+        raise UserError(
+            "its pixels are floats, of which nobody says what is white: use 8 or 16 bits"
+        )
     if image.mode in _DEEP_GREYS:
         # Pillow would cut such values off at 255, not scale them.
-        grey = np.asarray(image, dtype=np.float64) * (255 / _DEEP_GREYS[image.mode])
+        grey = np.asarray(image, dtype=np.float64)
+        if image.mode != "I" or grey.max(initial=0) > 255:
+            grey *= 255 / _DEEP_GREYS[image.mode]
         image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
@@ -144,5 +169,11 @@ def _reasons() -> Iterator[None]:
         raise UserError(f"not a readable image ({reason})") from None
 
 
+def _is_shape(array: np.ndarray | Tensor, channels: int) -> bool:
+    """Whether there are pixels, and three channels on that axis, if there is such an axis."""
+    return 0 not in array.shape and (array.ndim <= channels or array.shape[channels] == 3)
+
+
 def _shape_of(array: np.ndarray | Tensor) -> str:
-    return f"{array.dtype} {tuple(array.shape)}"
+    scale = "" if array.dtype in (np.uint8, torch.uint8) else ": scale it to 0 to 255"
+    return f"{array.dtype} {tuple(array.shape)}{scale}"

@@ -65,7 +65,7 @@ class RegionProposalNetwork:
         batch: int = 8,
         workers: int = 0,
     ) -> list[ImageProposals]:
-        """At most `count` (up to 300) boxes per image, in the order of the images.
+        """The `count` (up to 300) best boxes per image, or all that NMS leaves, by image.
 
         Images are paths (of files, folders, patterns), PIL images, uint8 arrays (H, W, 3) or
         tensors (3, H, W), of any sizes; one or many. `workers` processes read them.
@@ -81,6 +81,8 @@ class RegionProposalNetwork:
         self, images: list[ImageSource], *, count: int = 300, batch: int = 8, workers: int = 0
     ) -> Iterator[tuple[int, ImageProposals | Unreadable]]:
         """Every image's position and proposals as they become ready; nothing is raised for one."""
+        if count < 1:
+            raise UserError(f"count={count}: ask for 1 box or more")
         task = self._task
         for inputs in input_batches(images, self.trained.view, batch=batch, workers=workers):
             for position, reason in inputs.unreadable.items():

@@ -98,10 +98,27 @@ def load_model(model: nn.Module, path: Path) -> None:
     """
     try:
         state: dict[str, Tensor] = load_file(path)
-        model.load_state_dict(state)
-    except Exception as error:  # safetensors and torch raise unrelated types for a bad file
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be loaded into this model ({reason})") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    if differences := _differences(state, model.state_dict()):
+        raise UserError(
+            f"{path}: weights of another network ({'; '.join(differences)}): set model.* (and the "
+            f"classes) to those that they were trained with"
+        )
+    model.load_state_dict(state)
+
+
+def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """How a file's tensors differ from a model's, a few words for each kind of difference."""
+    missing = [name for name in wanted if name not in found]
+    unknown = [name for name in found if name not in wanted]
+    others = [
+        f"{name}: {tuple(found[name].shape)} where {tuple(tensor.shape)} is expected"
+        for name, tensor in wanted.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    kinds = {"missing": missing, "not of this model": unknown, "of another shape": others}
+    return [f"{len(names)} {kind}, as {names[0]}" for kind, names in kinds.items() if names]
 
 
 def _weights(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
