@@ -3,10 +3,11 @@
 import os
 import signal
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from vocdist.data.batch import Batch, SampleRequest
 from vocdist.data.dataset import RequestedSamples
@@ -24,6 +25,31 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """What takes a batch's place where it cannot be made."""
+
+    error: UserError
+
+
+class _ToldErrors(Dataset[Any]):
+    """A dataset whose `UserError` is an item: what a loader process raises, torch rewords."""
+
+    def __init__(self, dataset: RequestedSamples | FeatureDataset) -> None:
+        self._dataset = dataset
+
+    def __getitems__(self, requests: list[SampleRequest]) -> list[Any] | _Failed:
+        try:
+            if isinstance(self._dataset, RequestedSamples):
+                return self._dataset.__getitems__(requests)
+            return [self._dataset[request] for request in requests]
+        except UserError as error:
+            return _Failed(error)
+
+    def collate(self, items: list[Any] | _Failed) -> Batch | _Failed:
+        return items if isinstance(items, _Failed) else self._dataset.collate(items)
+
+
 def loaded(
     dataset: RequestedSamples | FeatureDataset,
     parts: Iterable[list[SampleRequest]],
@@ -36,10 +62,11 @@ def loaded(
     Raises:
         UserError: As the dataset raised it, in whatever process.
     """
+    told = _ToldErrors(dataset)
     loader = DataLoader(
-        dataset,
+        told,
         batch_sampler=parts,
-        collate_fn=dataset.collate,
+        collate_fn=told.collate,
         num_workers=workers,
         prefetch_factor=PREFETCHED if workers else None,
         pin_memory=pin_memory,
@@ -50,11 +77,10 @@ def loaded(
     # Any: what ends the worker processes has no public name.
     batches: Any = iter(loader)
     try:
-        yield from batches
-    except UserError as error:
-        # What a worker raises arrives wrapped in its traceback; the last line is the message.
-        last_line = str(error).strip().splitlines()[-1]
-        raise UserError(last_line.rpartition("UserError: ")[2]) from None
+        for batch in batches:
+            if isinstance(batch, _Failed):
+                raise batch.error
+            yield batch
     finally:
         if workers:
             # An error's traceback would keep them waiting for work, deaf to SIGTERM.
