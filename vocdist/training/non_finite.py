@@ -22,6 +22,9 @@ from vocdist.errors import SharedError
 from vocdist.training.accelerator import gather_lists
 
 NON_FINITE = "non_finite.jsonl"
+# fp16's factor of the loss begins at 2^16 and is halved at each overflow: this small, no overflow
+# explains what is not finite.
+SMALLEST_SCALE = 2.0**-10
 
 
 @dataclass
@@ -70,7 +73,8 @@ class FiniteGuard:
     A rank whose loss is not finite makes its whole gradient NaN, see `differentiable`; the
     all-reduce carries that to every rank, so the norm of the gradient tells all ranks the same
     without a message of its own. In fp16 the scaler looks after the gradient, since an overflow is
-    part of its search for a scale: there the loss alone is judged, and the ranks' flags are added.
+    part of its search for a scale: there the loss alone is judged, and the ranks' flags are added;
+    and the search ends where no scale can be the reason any more.
 
     Args:
         accelerator: The run's.
@@ -155,8 +159,16 @@ class FiniteGuard:
         """Look at the steps since the last call (a collective, and a wait for the device).
 
         Raises:
-            SharedError: One of them was bad, and the run is to stop.
+            SharedError: One of them was bad, and the run is to stop; or fp16 finds no scale.
         """
+        scaler = self._accelerator.scaler
+        # Only on a wait that is made anyway, and only where there are steps that were taken since.
+        if scaler is not None and self._unread and scaler.get_scale() < SMALLEST_SCALE:
+            raise SharedError(
+                f"by step {self._unread[-1].number} fp16's loss scale has fallen to "
+                f"{scaler.get_scale():.2g}, and the gradient is still not finite: lower optim.lr, "
+                f"set train.clip_norm or use runtime.mixed_precision=bf16 or fp32"
+            )
         for bad in self._read():
             if self._accelerator.is_main_process:
                 write_bad_step(self._path, bad, self._key_of)
