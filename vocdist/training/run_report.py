@@ -190,12 +190,12 @@ def _anchor_sizes(config: RpnConfig) -> np.ndarray:
 def _box_sizes(config: RpnConfig, train: ShardReader) -> np.ndarray:
     """(B, 2) width and height of up to `SAMPLED_BOXES` train boxes, pixels of the input."""
     sizes = [np.zeros((0, 2), dtype=np.float32)]
+    box = config.input
+    snap = box.pad_multiple if box.snap else 1
     for one in train.annotations:
         stored = np.array([one.width, one.height], dtype=np.float32)
-        height, width = fitted_size(
-            one.height, one.width, config.input.short_side, config.input.long_side
-        )
-        xyxy = rows_to_xyxy(one.boxes, one.width, one.height, one_based=config.input.one_based)
+        height, width = fitted_size(one.height, one.width, box.short_side, box.long_side, snap)
+        xyxy = rows_to_xyxy(one.boxes, one.width, one.height, one_based=box.one_based)
         sizes.append((xyxy[:, 2:] - xyxy[:, :2]) * np.array([width, height]) / stored)
     found = np.concatenate(sizes).astype(np.float32)
     # Evenly through the split, the same each time.
