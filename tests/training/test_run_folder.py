@@ -62,6 +62,12 @@ def test_never_and_other_shards_and_other_settings_are_refused(tmp_path: Path) -
     config, checkpoints = a_run(run)
     with pytest.raises(UserError, match=r"train\.resume=never"):
         plan_start(config_of(run, "train.resume=never"), checkpoints, SHARDS)
+    # One that was killed before its first checkpoint as well.
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    save_config(config_of(begun), begun / "config.yaml")
+    with pytest.raises(UserError, match=r"begun: holds a run and train\.resume=never"):
+        plan_start(config_of(begun, "train.resume=never"), Checkpoints(begun, 1), SHARDS)
     with pytest.raises(UserError, match=r"other shards:\n.*\[manifest abc\] -> demo: train 3"):
         plan_start(config, checkpoints, "another hash", "demo: train 3 samples")
     with pytest.raises(UserError, match=r"optim\.lr: 0\.0003 -> 0\.1"):

@@ -65,21 +65,21 @@ def plan_start(
     note.
 
     Raises:
-        UserError: `never` over a run that is there; a path that is no whole checkpoint, or of
-            another run while `run.dir` holds one; other shards; or settings other than those the
-            checkpoint was made with (the differences are listed).
+        UserError: `never` over a run that is there, if only begun; a path that is no whole
+            checkpoint, or of another run while `run.dir` holds one; other shards; or settings other
+            than those the checkpoint was made with (the differences are listed).
     """
     batch = config.train.global_batch
     first = Position(global_batch=batch, manifest_hash=manifest_hash, shards=shards)
     resume, last = config.train.resume, checkpoints.last()
-    if last and resume == "never":
+    begun = begun_config(type(config), config.run.dir)
+    if resume == "never" and (last or begun):
         raise UserError(
             f"{config.run.dir}: holds a run and train.resume=never: choose another run.dir, delete "
             f"that folder, or let train.resume=auto go on with it"
         )
     chosen = last if resume in ("auto", "never") else _named_checkpoint(resume, checkpoints)
     if chosen is None:
-        begun = begun_config(type(config), config.run.dir)
         same = begun and not config_differences(begun, config, FREE_TO_CHANGE)
         # Killed before its first checkpoint: the same rows come again, for the same W&B run.
         run_id = remembered_run_id(config.run.dir) if same else None
