@@ -9,6 +9,7 @@ from forked import run_script
 from launch import CLASSIFIER, RPN
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
+from vocdist.config.rpn import FeaturesConfig
 from vocdist.config_file import load_config
 from vocdist.errors import UserError
 from vocdist.training.accelerator import build_accelerator
@@ -144,6 +145,12 @@ def test_the_advice_names_the_setting(
     shares: dict[str, float], device: str, cores: int, words: str
 ) -> None:
     assert words in advice(shares, ClassifierConfig(), device, cores)
+
+
+def test_the_advice_for_cached_features_names_no_setting_without_effect() -> None:
+    waiting = {"data wait": 0.5, "forward": 0.3, "backward": 0.1, "optimizer": 0.1}
+    words = advice(waiting, RpnConfig(features=FeaturesConfig(cache=True)), "cpu", 8)
+    assert "features.folder" in words and "num_workers" not in words
 
 
 def test_phases_are_told_apart() -> None:

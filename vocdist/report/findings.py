@@ -51,10 +51,14 @@ def _of_training(run: RunData) -> Iterator[str]:
     # The first rows hold the start of the loader processes.
     wait = float(np.median(waits)) if len(waits) else 0.0
     if wait > WAITING:
-        yield (
-            f"{wait:.0%} of the time went into waiting for data: raise data.num_workers where "
-            f"cores are free, or make smaller images with max_side in make_shards.py."
+        remedy = (
+            "name a features.folder on a faster disk, or run where the cached features fit into "
+            "memory beside the run."
+            if run.config.get("features.cache")
+            else "raise data.num_workers where cores are free, or make smaller images with "
+            "max_side in make_shards.py."
         )
+        yield f"{wait:.0%} of the time went into waiting for data: {remedy}"
 
 
 def _of_classifier(view: ClassifierView) -> Iterator[str]:

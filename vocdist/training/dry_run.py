@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from vocdist.config import RpnConfig, TaskConfig
 from vocdist.data.batch import Batch
+from vocdist.data.feature_files import STORED_DTYPE
 from vocdist.training.build_task import build_task, resolve_backbone
 from vocdist.training.checkpoint import Checkpoints
-from vocdist.training.loaders import build_loader, build_readers
+from vocdist.training.features import feature_bytes
+from vocdist.training.loaders import Readers, build_loader, build_readers, check_cacheable
+from vocdist.training.rpn_task import ProposalModel
 from vocdist.training.run_folder import CHECKPOINTS, begun_config
 from vocdist.training.start import plan_start
 from vocdist.training.task import Task
@@ -56,7 +59,8 @@ def dry_run(config: TaskConfig) -> None:
         return
     world = int(os.environ.get("WORLD_SIZE", "1"))
     config = replace(config, data=replace(config.data, num_workers=0))
-    train_reader, val_reader = build_readers(config)
+    readers = build_readers(config)
+    train_reader, val_reader = readers
     if isinstance(config, RpnConfig):
         config = resolve_backbone(config, begun_config(RpnConfig, config.run.dir))
     checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
@@ -64,10 +68,10 @@ def dry_run(config: TaskConfig) -> None:
     # Random weights have the same shapes; the real ones might have to be downloaded.
     task = build_task(config, train_reader, pretrained=False)
     loader = build_loader(config, train_reader, training=True, world_size=world)
-    batch = next(loader.training(epoch=0))
+    batch = as_trained_on(config, task, next(loader.training(epoch=0)))
     steps = loader.steps_per_epoch()
     memory = step_memory(task, batch)
-    files = written_files(config, memory)
+    files = written_files(config, task, readers, memory)
 
     table = Table(show_header=False, title=f"{config.task}, trained on nothing yet")
     for key, value in (
@@ -77,7 +81,7 @@ def dry_run(config: TaskConfig) -> None:
         ("classes", f"{len(train_reader.manifest.classes)}"),
         ("processes", f"{world}, each with {len(batch.indices)} samples at a time"),
         ("steps", f"{steps:,} an epoch, {steps * config.train.epochs:,} in all"),
-        ("first input", f"{tuple(batch.images.shape)} uint8"),
+        ("first input", ", ".join(map(_described, batch.inputs))),
         *((f"  target {name}", f"{tuple(t.shape)}") for name, t in batch.targets.items()),
         *_outputs(task, batch),
         ("weights from", _weights(config)),
@@ -109,7 +113,7 @@ def step_memory(task: Task, batch: Batch) -> Memory:
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     del losses
     learning = sum(p.nbytes for p in parameters if p.requires_grad)
-    per_sample = (sum(kept.values()) + few.images.nbytes) / len(few.indices)
+    per_sample = (sum(kept.values()) + sum(x.nbytes for x in few.inputs)) / len(few.indices)
     return Memory(
         weights=sum(p.nbytes for p in parameters) + sum(b.nbytes for b in task.model.buffers()),
         gradients=learning,
@@ -118,14 +122,48 @@ def step_memory(task: Task, batch: Batch) -> Memory:
     )
 
 
-def written_files(config: TaskConfig, memory: Memory) -> dict[str, str]:
-    """What a run leaves in its folder, with the size of what is large."""
+def as_trained_on(config: TaskConfig, task: Task, batch: Batch) -> Batch:
+    """A batch of images as training gets it: as features where those are kept."""
+    if not (isinstance(config, RpnConfig) and config.features.cache):
+        return batch
+    check_cacheable(config)
+    assert isinstance(task.model, ProposalModel)
+    with torch.no_grad():
+        levels = task.model.eval().features(batch.inputs, batch.targets["image_size"])
+    return replace(batch, inputs=tuple(level.to(STORED_DTYPE) for level in levels))
+
+
+def written_files(
+    config: TaskConfig, task: Task, readers: Readers, memory: Memory
+) -> dict[str, str]:
+    """What a run leaves in its folder and beside it, with the size of what is large."""
     checkpoint = (memory.weights + memory.optimizer) / MIB
     return {
+        **_written_features(config, task, readers),
         "checkpoints/": f"{config.train.keep} and the best one, {checkpoint:,.1f} MiB each",
         "model.safetensors": f"{memory.weights / MIB:,.1f} MiB",
-        "the rest": "config.yaml, metrics.jsonl, results.json and pictures",
+        "the rest": "config.yaml, environment.json, status.json, metrics.jsonl, results.json, "
+        "predictions.npz, report.html and pictures"
+        + ("" if config.tracking.wandb == "disabled" else ", and W&B's files in wandb/"),
     }
+
+
+def _written_features(config: TaskConfig, task: Task, readers: Readers) -> dict[str, str]:
+    if not (isinstance(config, RpnConfig) and config.features.cache):
+        return {}
+    assert isinstance(task.model, ProposalModel)
+    size = 0.0
+    for reader, copies in ((readers.train, 1 + config.input.flip), (readers.val, 1)):
+        images = build_loader(config, reader, training=False)
+        size += copies * len(reader) * feature_bytes(task.model.backbone, images)
+    return {
+        f"{config.features.folder}/": f"{size / MIB:,.1f} MiB of features, where they are not "
+        f"there already (features.max_gib={config.features.max_gib:g})"
+    }
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _outputs(task: Task, batch: Batch) -> list[tuple[str, str]]:

@@ -91,7 +91,7 @@ def _hold(
 ) -> Hold:
     sizes: dict[Path, float] = {}
     for split, units in zip(splits, plans, strict=True):
-        bytes_per_image = _bytes_per_image(model.backbone, split.images)
+        bytes_per_image = feature_bytes(model.backbone, split.images)
         for unit in units:
             sizes |= dict.fromkeys(unit.files, (unit.stop - unit.first) * bytes_per_image)
     return hold_with_room(config.folder, sizes, config.max_gib)
@@ -167,8 +167,8 @@ def _is_there(unit: FeatureUnit) -> bool:
     return whole
 
 
-def _bytes_per_image(backbone: FrozenBackbone, images: BatchLoader) -> float:
-    """Mean size of one image's features, from the scaled sizes."""
+def feature_bytes(backbone: FrozenBackbone, images: BatchLoader) -> float:
+    """Mean size of one image's features in bytes, from the scaled sizes."""
     area = float(images.scaled_areas().mean())
     numbers: float = sum(
         channels * area / stride**2

@@ -159,15 +159,24 @@ def build_loader(
     )
 
 
-def _features(
-    config: RpnConfig, model: ProposalModel, uses: Sequence[SplitUse], accelerator: Accelerator
-) -> list[FeatureFiles]:
-    box = config.input
-    if not box.snap:
+def check_cacheable(config: RpnConfig) -> None:
+    """Refuse to keep features that depend on their batch.
+
+    Raises:
+        UserError: Images would be padded.
+    """
+    if not config.input.snap:
         raise UserError(
             "features.cache=true keeps features of images, which padding would make depend on "
             "their batch: set input.snap=true, or features.cache=false"
         )
+
+
+def _features(
+    config: RpnConfig, model: ProposalModel, uses: Sequence[SplitUse], accelerator: Accelerator
+) -> list[FeatureFiles]:
+    check_cacheable(config)
+    box = config.input
     pin = accelerator.device.type == "cuda"
     splits = [
         SplitImages(

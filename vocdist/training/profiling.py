@@ -69,6 +69,11 @@ def advice(shares: Mapping[str, float], config: TaskConfig, device: str, cores: 
     if shares["data wait"] > 0.15:
         workers = config.data.num_workers
         words = f"{shares['data wait']:.0%} of the time is spent in waiting for data: "
+        if isinstance(config, RpnConfig) and config.features.cache:
+            return words + (
+                "cached features are read from the disk: name a features.folder on a faster one, "
+                "or run where they fit into memory beside the run"
+            )
         if workers < cores:
             return words + f"raise data.num_workers ({workers} of {cores} cores are used)"
         return words + (
