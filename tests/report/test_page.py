@@ -9,6 +9,7 @@ from made_runs import CLASSES, classifier_predictions, made_run, rpn_predictions
 from sklearn.metrics import average_precision_score
 
 from vocdist.errors import UserError
+from vocdist.metrics.thresholds import tuned_metrics
 from vocdist.report.comparison import comparison_page, differences
 from vocdist.report.page import run_page
 
@@ -49,7 +50,7 @@ class Reader(HTMLParser):
 
     def place(self) -> str:
         for _, attributes in reversed(self.open):
-            for name in ("id", "data-ap", "data-f1", "data-key"):
+            for name in ("id", "data-ap", "data-f1", "data-threshold", "data-key"):
                 if name in attributes:
                     return f"{name}={attributes[name]}"
         return ""
@@ -100,6 +101,33 @@ def test_ap_f1_and_curves_of_the_page_are_those_of_the_predictions() -> None:
         (f1,) = reader.at(f"data-f1={name}")
         hits = (predicted & (truth == 1)).sum()
         assert f1 == pytest.approx(2 * hits / (predicted.sum() + truth.sum()))
+
+
+def test_a_runs_own_thresholds_are_on_its_page() -> None:
+    run = made_run(classifier_predictions())
+    assert "own threshold" not in run_page(run)
+    assert run.results is not None
+    tuned = tuned_metrics(
+        run.predictions.scores, run.predictions.labels, np.full(len(CLASSES), 0.375), CLASSES
+    )
+    reader = Reader(run_page(replace(run, results={**run.results, **tuned})))
+    assert reader.at("data-threshold=dog") == [0.375]
+    assert reader.at("data-key=macro_f1_tuned") == [tuned["macro_f1_tuned"]]
+    assert any(
+        "The run's own thresholds, chosen on the train split, give" in t for t in reader.texts
+    )
+
+
+def test_figures_of_single_classes_are_no_rows_of_a_comparison() -> None:
+    runs = [
+        replace(
+            run, results={**run.results, "threshold/dog": 0.5, "ap_voc/dog": 0.1, "mAP_voc": 0.2}
+        )
+        for run in (made_run(classifier_predictions(seed=seed)) for seed in (0, 1))
+    ]
+    page = comparison_page(runs)
+    assert 'data-key="mAP_voc"' in page
+    assert "threshold/dog" not in page and "ap_voc/dog" not in page
 
 
 def test_the_matrix_counts_false_alarms_beside_what_is_there() -> None:

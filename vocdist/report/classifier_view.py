@@ -29,7 +29,7 @@ class ClassRow:
     """One class, None where a figure is not defined.
 
     `images` show it; `precision`, `recall` and `f1` are at `THRESHOLD`, `best_f1` is the highest,
-    at `best_threshold`.
+    at `best_threshold`; `own_f1` is at `own_threshold`, which the run chose on its train split.
     """
 
     name: str
@@ -40,6 +40,8 @@ class ClassRow:
     f1: float
     best_threshold: float | None
     best_f1: float | None
+    own_threshold: float | None
+    own_f1: float | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ class Confusions:
 
 @dataclass(frozen=True)
 class ClassifierView:
-    """All of it, classes by AP, best first; `mean_f1` and `best_mean_f1` are over the classes."""
+    """All of it, classes by AP, best first; `mean_f1` and the like are over the classes.
+
+    `own_mean_f1` is None where the run has no thresholds, as before its end.
+    """
 
     classes: Sequence[ClassRow]
     curves: Sequence[Panel]
@@ -77,6 +82,7 @@ class ClassifierView:
     confusions: Confusions
     mean_f1: float
     best_mean_f1: float
+    own_mean_f1: float | None
     best_common: tuple[float, float]
 
 
@@ -101,6 +107,7 @@ def classifier_view(
         confusions=_confusions(predictions),
         mean_f1=float(np.mean([row.f1 for row in rows])),
         best_mean_f1=float(np.mean([row.best_f1 or 0.0 for row in rows])),
+        own_mean_f1=metrics.get("macro_f1_tuned"),
         best_common=(float(_GRID[common]), float(f1.mean(axis=0)[common])),
     )
 
@@ -125,6 +132,8 @@ def _class_row(
         f1=metrics.get(f"f1/{name}", f1),
         best_threshold=float(curve.thresholds[best]) if images else None,
         best_f1=float(curve.f1[best]) if images else None,
+        own_threshold=metrics.get(f"threshold/{name}"),
+        own_f1=metrics.get(f"f1_tuned/{name}"),
     )
 
 

@@ -13,6 +13,8 @@ from vocdist.report.training_view import COLORS, compared_panels
 LOWER = ("loss", "objectness", "box")
 # Figures that are no achievement.
 COUNTED = ("samples", "boxes", "epoch", "classes_", "proposals", "threshold", "mAP_prior")
+# Figures of single classes.
+OF_CLASSES = ("ap/", "ap_voc/", "f1/", "f1_tuned/", "threshold/")
 # What tells runs apart by itself.
 OBVIOUS = ("run.dir", "train.resume")
 
@@ -91,7 +93,7 @@ def _more(runs: Sequence[RunData], tiles: Sequence[tuple[str, str]]) -> list[tup
         key
         for key in keys
         if key not in shown
-        and not key.startswith(("ap/", "f1/"))
+        and not key.startswith(OF_CLASSES)
         and not key.endswith(("/grid", "/random"))
     ]
     return [(key, key) for key in chosen]
