@@ -126,10 +126,10 @@ def test_damage_is_named(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(position(1), nn.Linear(1, 1), {}, best=False)
     folder = tmp_path / "step-00000001"
-    with pytest.raises(UserError, match=r"model\.safetensors: cannot be loaded"):
+    with pytest.raises(UserError, match=r"model\.safetensors: weights of another network"):
         load_model(nn.Linear(2, 2), folder / WEIGHTS)
     (folder / WEIGHTS).write_bytes(b"cut")
-    with pytest.raises(UserError, match=r"model\.safetensors: cannot be loaded"):
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be read"):
         load_model(nn.Linear(1, 1), folder / WEIGHTS)
     (folder / STATE).write_text("{}")
     with pytest.raises(UserError, match="not a checkpoint of this version"):

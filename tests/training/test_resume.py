@@ -180,6 +180,7 @@ def trained_with_kills(
         assert computed + chosen <= read <= computed + chosen + batches
 
 
+@pytest.mark.slow  # test_recipes.py kills the shipped recipes in the default suite
 def test_killed_in_a_step_in_saving_and_in_evaluation(
     task: str, undisturbed: Path, demo_shards: Path, tmp_path: Path
 ) -> None:
