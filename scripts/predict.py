@@ -35,12 +35,13 @@ def main(arguments: list[str]) -> None:
     classifier = Classifier.load(places[0], config.device)
     if config.threshold is not None:
         classifier.thresholds = dict.fromkeys(classifier.classes, config.threshold)
+    # Before the work, not after it: it may be refused.
+    output = config.output or classifier.trained.weights.parent / "predictions"
+    output.mkdir(parents=True, exist_ok=True)
     found = classifier.predict_each(files, batch=config.batch, workers=config.workers)
     bar = tqdm(found, total=len(files), desc="predicting", unit="img", disable=None)
     predictions, unreadable = by_position(bar)
 
-    output = config.output or classifier.trained.weights.parent / "predictions"
-    output.mkdir(parents=True, exist_ok=True)
     results = output / "predictions.json"
     write_predictions_json(results, predictions, classifier.thresholds, unreadable)
     write_predictions_csv(output / "predictions.csv", predictions, classifier.classes)

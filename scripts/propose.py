@@ -37,14 +37,15 @@ def main(arguments: list[str]) -> None:
     config = load_config(ProposeConfig, None, overrides)
     files: list[ImageSource] = [*find_images(places[1:])]
     network = RegionProposalNetwork.load(places[0], config.device)
+    # Before the work, not after it: it may be refused.
+    output = config.output or network.trained.weights.parent / "proposals"
+    output.mkdir(parents=True, exist_ok=True)
     found = network.propose_each(
         files, count=config.count, batch=config.batch, workers=config.workers
     )
     bar = tqdm(found, total=len(files), desc="proposing", unit="img", disable=None)
     proposals, unreadable = by_position(bar)
 
-    output = config.output or network.trained.weights.parent / "proposals"
-    output.mkdir(parents=True, exist_ok=True)
     results = output / "proposals.json"
     write_coco_results(results, output / "images.json", proposals)
     save_pictures(

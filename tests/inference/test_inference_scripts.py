@@ -1,10 +1,12 @@
 import csv
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from forked import run_script
+from launch import REPO
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -90,3 +92,17 @@ def test_a_file_may_have_an_equals_sign(tmp_path: Path) -> None:
     odd = tmp_path / "a=b.jpg"
     odd.touch()
     assert split_places(["run", str(odd), "batch=3"]) == (["run", str(odd)], ["batch=3"])
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_the_work(
+    classifier_run: Path, rpn_run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = photos / "plain.jpg" / "out"
+    monkeypatch.setattr(Classifier, "predict_each", lambda *_, **__: pytest.fail("it began"))
+    monkeypatch.setattr(
+        RegionProposalNetwork, "propose_each", lambda *_, **__: pytest.fail("it began")
+    )
+    for script, run in (("predict.py", classifier_run), ("propose.py", rpn_run)):
+        main = runpy.run_path(str(REPO / "scripts" / script))["main"]
+        with pytest.raises(NotADirectoryError):
+            main([str(run), str(photos), f"output={taken}", "device=cpu"])
