@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from launch import RPN
 
-from vocdist.config import RpnConfig
+from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config_file import load_config
 from vocdist.errors import UserError
 from vocdist.training.build_task import build_task
@@ -42,3 +42,12 @@ def test_a_dry_run_tells_of_the_features_that_a_run_would_keep(
     assert "report.html" in words and not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=r"input\.snap=true"):
         dry_run(rpn(demo_shards, tmp_path / "run", "features.cache=true", "input.snap=false"))
+
+
+def test_a_dry_run_finds_the_checkpoint_it_would_go_on_from(
+    classifier_run: Path, demo_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in classifier_run.rglob("*")}
+    dry_run(load_config(ClassifierConfig, classifier_run / "config.yaml"))
+    assert "would go on from" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in classifier_run.rglob("*")} == before

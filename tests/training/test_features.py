@@ -1,12 +1,10 @@
 import gc
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
-from forked import CONTEXT
 from safetensors.torch import load_file
 
 from vocdist.config import RpnConfig
@@ -15,7 +13,7 @@ from vocdist.data.loader import BatchLoader
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
 from vocdist.training.build_task import build_task
-from vocdist.training.feature_room import GIB, hold_with_room
+from vocdist.training.feature_room import GIB
 from vocdist.training.features import backbone_hash, plan_units
 from vocdist.training.loaders import (
     build_loader,
@@ -150,53 +148,6 @@ def test_names_depend_on_weights_shards_and_copies(demo_shards: Path, tmp_path: 
     with torch.no_grad():
         next(backbone.parameters()).view(-1)[0] += 1e-3
     assert not first & names("train", "64")
-
-
-def test_room_is_made_by_what_was_used_longest_ago(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{age}.safetensors" for age in range(4)]
-    for age, path in enumerate(paths):
-        path.write_bytes(bytes(1000))
-        os.utime(path, (1e9 - age, 1e9 - age))
-    new = tmp_path / "new.safetensors"
-    hold = hold_with_room(tmp_path, {paths[3]: 1000, new: 1000}, 4000 / GIB)
-    assert [path.exists() for path in paths] == [True, True, False, True]
-    hold.release()
-    # What cannot fit is refused before anything is removed.
-    with pytest.raises(UserError, match=r"features\.max_gib"):
-        hold_with_room(tmp_path, {paths[3]: 1000, new: 3500}, 4000 / GIB)
-    assert [path.exists() for path in paths] == [True, True, False, True]
-    with pytest.raises(UserError, match="the disk has"):
-        hold_with_room(tmp_path, {new: 10.0 * shutil.disk_usage(tmp_path).total}, 1e12)
-
-
-def test_what_another_run_uses_stays(tmp_path: Path) -> None:
-    mine, theirs, coming = (tmp_path / f"{name}.safetensors" for name in ("mine", "a", "b"))
-    theirs.write_bytes(bytes(1000))
-    hold = hold_with_room(tmp_path, {theirs: 1000, coming: 2000}, 4000 / GIB)
-    with pytest.raises(UserError, match=r"those of runs that are going .* features\.max_gib"):
-        hold_with_room(tmp_path, {mine: 2000}, 4000 / GIB)
-    assert theirs.exists()
-    # Room for all three.
-    hold_with_room(tmp_path, {mine: 2000}, 5000 / GIB).release()
-    hold.release()
-    hold_with_room(tmp_path, {mine: 3500}, 4000 / GIB).release()
-    assert not theirs.exists()
-
-
-def hold_and_die(folder: Path) -> None:
-    hold = hold_with_room(folder, {folder / "a.safetensors": 1000}, 1)
-    assert hold
-    os.kill(os.getpid(), 9)
-
-
-def test_what_a_killed_run_has_used_is_free(tmp_path: Path) -> None:
-    child = CONTEXT.Process(target=hold_and_die, args=(tmp_path,))
-    child.start()
-    child.join(60)
-    (tmp_path / "a.safetensors").write_bytes(bytes(1000))
-    assert list(tmp_path.glob(".*.in-use"))
-    hold_with_room(tmp_path, {tmp_path / "b.safetensors": 900}, 1000 / GIB).release()
-    assert list(tmp_path.glob("*.safetensors")) == list(tmp_path.glob(".*.in-use")) == []
 
 
 def test_both_splits_find_room_together_or_are_refused_together(

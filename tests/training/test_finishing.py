@@ -11,7 +11,10 @@ from vocdist.training.run import train
 
 
 def test_without_a_best_checkpoint_what_is_left_is_what_was_measured(
-    demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demo_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # As where its disk has damaged it.
     monkeypatch.setattr(Checkpoints, "best", lambda self: None)
@@ -24,6 +27,7 @@ def test_without_a_best_checkpoint_what_is_left_is_what_was_measured(
         *("optim.ema_decay=0.9", "optim.lr=0.01"),
     ]
     train(load_config(ClassifierConfig, None, settings))
+    assert "no whole best checkpoint: the weights of the last epoch (1)" in capsys.readouterr().out
     results = json.loads((run / "results.json").read_text())
     assert results.pop("epoch") == 1
     measured = measure_run(run, []).evaluation.metrics

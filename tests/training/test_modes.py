@@ -75,15 +75,6 @@ def test_a_dry_run_tells_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_finds_the_checkpoint_it_would_go_on_from(
-    classifier_run: Path, demo_shards: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = {path: path.stat().st_mtime_ns for path in classifier_run.rglob("*")}
-    dry_run(load_config(ClassifierConfig, classifier_run / "config.yaml"))
-    assert "would go on from" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in classifier_run.rglob("*")} == before
-
-
 def test_the_memory_estimate_counts_what_the_backward_pass_keeps(demo_shards: Path) -> None:
     config = classifier(demo_shards, Path("none"))
     reader = build_reader(config, "train")

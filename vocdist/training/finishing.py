@@ -31,7 +31,13 @@ def finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
     A collective.
     """
     position = trainer.position
-    epoch = position.best_epoch if trainer.saver.load_best() else position.epoch
+    best = trainer.saver.load_best()
+    epoch = position.best_epoch if best else position.epoch
+    if not best:
+        trainer.accelerator.print(
+            f"{config.run.dir}: there is no whole best checkpoint: the weights of the last epoch "
+            f"({epoch}) are kept instead, and results.json says so"
+        )
     if isinstance(trainer.task, ClassifierTask):
         trainer.task.choose_thresholds(_train_records(config, trainer))
     measured = trainer.measure()

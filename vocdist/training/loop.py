@@ -21,9 +21,10 @@ from vocdist.errors import UserError
 from vocdist.training.accelerator import average_buffers, learning_batch_norms
 from vocdist.training.agreement import Agreement
 from vocdist.training.averaging import WeightAverage
+from vocdist.training.bad_steps import NON_FINITE
 from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.evaluation import Evaluation, evaluate
-from vocdist.training.non_finite import NON_FINITE, FiniteGuard
+from vocdist.training.non_finite import FiniteGuard
 from vocdist.training.optimizer import gradient_norm, set_learning_rate
 from vocdist.training.run_log import RunLog
 from vocdist.training.run_report import RunReport

@@ -6,8 +6,6 @@ checkpoint and at the end of an epoch. A run that is to stop does so there. Else
 looked at as it is made: on a CPU that costs nothing, and MPS has no optimizer that obeys a flag.
 """
 
-import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +18,8 @@ from torch import Tensor
 from vocdist.data.batch import Batch
 from vocdist.errors import SharedError
 from vocdist.training.accelerator import gather_lists
+from vocdist.training.bad_steps import BadStep, write_bad_step
 
-NON_FINITE = "non_finite.jsonl"
 # fp16's factor of the loss begins at 2^16 and is halved at each overflow: this small, no overflow
 # explains what is not finite.
 SMALLEST_SCALE = 2.0**-10
@@ -42,29 +40,6 @@ class Step:
     number: int = 0
     norm: Tensor | None = None
     flag: Tensor = field(default_factory=lambda: torch.zeros(()))
-
-
-@dataclass(frozen=True)
-class BadStep:
-    """A step that was not applied.
-
-    Attributes:
-        number: Its global step, counted from 1.
-        norm: Norm of its gradient; None in fp16, where the scaler has that to itself.
-        losses: (sample, loss) over all ranks, in the order of the samples.
-    """
-
-    number: int
-    norm: float | None
-    losses: list[tuple[int, float]]
-
-    @property
-    def cause(self) -> str:
-        """What was wrong, in words."""
-        bad = sum(not math.isfinite(loss) for _, loss in self.losses)
-        if bad:
-            return f"the loss of {bad} of its {len(self.losses)} samples is not finite"
-        return f"its gradient is not finite (norm {self.norm})"
 
 
 class FiniteGuard:
@@ -207,23 +182,3 @@ class FiniteGuard:
             own += zip(indices[counted].tolist(), losses[counted].tolist(), strict=True)
         norm = None if step.norm is None else float(step.norm)
         return BadStep(step.number, norm, sorted(gather_lists(self._accelerator, own)))
-
-
-def write_bad_step(path: Path, step: BadStep, key_of: Callable[[int], str]) -> None:
-    """Add a line of JSON: the step, and its samples with their keys and losses."""
-    row = {
-        "global_step": step.number,
-        "cause": step.cause,
-        "gradient_norm": _plain(step.norm),
-        "samples": [
-            {"key": key_of(index), "index": index, "loss": _plain(loss)}
-            for index, loss in step.losses
-        ],
-    }
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def _plain(value: float | None) -> float | str | None:
-    # JSON has no word for inf and NaN.
-    return value if value is None or math.isfinite(value) else str(value)

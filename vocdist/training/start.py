@@ -9,9 +9,9 @@ from typing import Any
 from vocdist.config_file import config_differences, save_config
 from vocdist.errors import UserError
 from vocdist.remote.lock import locked
+from vocdist.training.bad_steps import NON_FINITE
 from vocdist.training.checkpoint import Checkpoints, Position, load_position
 from vocdist.training.checkpoint_files import STATE, damage
-from vocdist.training.non_finite import NON_FINITE
 from vocdist.training.run_folder import CONFIG, FINAL_WEIGHTS, RESULTS, begun_config
 from vocdist.training.tracking import METRICS, drop_rows_after, remembered_run_id
 
