@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from forked import start_ranks, train_to_the_end
 from launch import REPO
 from run_files import rows_of, same_end
+from safetensors.torch import load_file
 
 from vocdist.config_file import read_yaml
 from vocdist.report.run_data import flat
@@ -136,10 +138,13 @@ def test_two_processes_share_the_features_they_make(
     # Each made a part of them, and together they made all.
     assert text.count("are computed once") >= 1
     ours, theirs = (
-        {path.name: path.read_bytes() for path in (folder / "cache").glob("*.safetensors")}
+        {path.name: load_file(path) for path in (folder / "cache").glob("*.safetensors")}
         for folder in (tmp_path, undisturbed)
     )
-    assert len(theirs) > 2 and ours == theirs
+    assert len(theirs) > 2 and ours.keys() == theirs.keys()
+    for name, levels in theirs.items():
+        # One process of two has fewer threads, and PyTorch's convolutions then round otherwise.
+        torch.testing.assert_close(ours[name], levels, rtol=0.01, atol=0.01)
     losses = [
         [row["train/loss"] for row in rows_of(folder / "run") if "train/loss" in row]
         for folder in (tmp_path, undisturbed)

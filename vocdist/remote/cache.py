@@ -146,7 +146,9 @@ class CachedFolder:
         for _ in range(2):
             if read_on(url, descriptor, file.size) == file.sha256:
                 os.fsync(descriptor)
-                os.replace(part, final)
+                # Who counts what is there would miss a file that changes its name meanwhile.
+                with locked(self.rule.root / ".lock", create=True):
+                    os.replace(part, final)
                 return
             os.truncate(descriptor, 0)
         part.unlink()
