@@ -126,14 +126,12 @@ class CachedFolder:
 
     @contextmanager
     def _part(self, file: RemoteFile, *, wait: bool) -> Iterator[int | None]:
-        """The locked part file, with room for the whole; None when there is nothing to do."""
+        """The locked part file, with room for the whole; None where there is none (any more)."""
         part = part_path(self.folder / file.name, file.size)
         try:
             self._make_room(file, part)
-            with locked(part, create=True, wait=wait) as descriptor:
-                if descriptor is not None and self._is_there(file):
-                    part.unlink()  # begun again by one who did not know
-                    descriptor = None
+            # Not made here: what became a whole file, and was evicted since, has no room any more.
+            with locked(part, wait=wait) as descriptor:
                 yield descriptor
         except OSError as error:
             raise _cannot_write(self.rule.root, error) from None
