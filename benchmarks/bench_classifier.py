@@ -163,11 +163,12 @@ def bare_step(args: argparse.Namespace) -> dict[str, float]:
     shape = (args.batch, args.size, args.size, 3)
     images = torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 3, 1, 2)
     labels = (torch.rand(args.batch, 20) < 0.1).float()
+    seeds = torch.arange(args.batch)
     loss_of, steps, started = MultilabelLoss(), args.images // args.batch, 0.0
     for step in range(steps):
         if step == 4:
             started = time.perf_counter()
-        loss_of(model(images), labels).mean().backward()
+        loss_of(model(images, seeds), labels).mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - started

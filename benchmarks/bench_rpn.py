@@ -24,6 +24,7 @@ from types import ModuleType
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -233,8 +234,13 @@ def _milliseconds(step: Step, device: torch.device) -> float:
 def _plot(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
     figure, panels = plt.subplots(1, len(curves), figsize=(10, 3), layout="constrained")
     for panel, (name, points) in zip(panels, curves.items(), strict=True):
-        panel.loglog(*zip(*points, strict=True), marker="o")
+        values, costs = zip(*points, strict=True)
+        panel.loglog(values, costs, marker="o")
         panel.set(xlabel=name, ylabel="ms a step")
+        panel.set_xticks(values, labels=[f"{value:,.0f}" for value in values])
+        panel.xaxis.set_minor_locator(NullLocator())
+        for formats in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+            formats(StrMethodFormatter("{x:g}"))
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=160)
 
