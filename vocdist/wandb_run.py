@@ -3,6 +3,7 @@
 Trainings and conversions both use it, so it knows neither.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ def start_run(
         mode = os.environ.get("WANDB_MODE", "online" if logged_in else "offline")
     if mode == "disabled":
         return None
+    # Its page shows them one by one, whatever their sizes.
+    logging.getLogger().addFilter(_is_not_about_sizes)
     settings = wandb.Settings(silent=True, console="off")
     options: dict[str, Any] = {"project": project, "name": name, "dir": folder, "id": run_id}
     options |= {"config": dict(config), "resume": "allow", "settings": settings}
@@ -168,6 +171,10 @@ def _box(overlay: Overlay, i: int) -> dict[str, Any]:
         score = float(overlay.scores[i])
         box |= {"scores": {"score": score}, "box_caption": f"{name} {score:.2f}"}
     return box
+
+
+def _is_not_about_sizes(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Images sizes do not match")
 
 
 def _plain_name(name: str) -> str:
