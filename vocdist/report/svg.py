@@ -66,7 +66,7 @@ class Frame:
 
     width: int = 360
     height: int = 210
-    left: int = 40
+    left: int = 46
     right: int = 12
     top: int = 8
     bottom: int = 34
