@@ -81,7 +81,8 @@ def test_two_hosts_train_and_neither_waits_for_a_dead_one(
         code, output = host.end(timeout_s=TIMEOUT_S + ENDING_S)
         print(f"{fate}: host {rank} ended {time.monotonic() - began:.1f} s later")
         assert code != 0
-        assert f"error (rank {rank}): another process of this run has ended or does not" in output
+        told = f"error (rank {rank}): another process of this run has ended or does not"
+        assert told in output, output
     assert status_of(run)["state"] == ("running" if fate == "first killed" else "lost")
     last = psutil.process_iter(["cmdline"])
     assert not [p for p in last if str(run) in " ".join(p.info["cmdline"] or [])]
