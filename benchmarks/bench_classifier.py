@@ -14,7 +14,6 @@ that a busy spell of the machine hits all, and the best one counts:
 """
 
 import argparse
-import importlib.util
 import json
 import platform
 import subprocess
@@ -26,6 +25,7 @@ from pathlib import Path
 import torch
 import torchvision
 import torchvision.transforms as T
+from apart import imported, measured_apart
 from torch.utils.data import DataLoader
 
 from vocdist.data.workers import usable_cores
@@ -53,10 +53,10 @@ def main() -> None:
     print(f"{platform.machine()}, {usable_cores()} cores, torch {torch.__version__}, ", end="")
     print(f"{args.size} px, batch {args.batch}, {args.images} images, best of {args.rounds}")
     contenders = {
-        "notebook": lambda: child(args, "notebook"),
+        "notebook": lambda: measured_apart("--contender", "notebook"),
         "ours": lambda: ours(args, cached=False),
         "ours, cached": lambda: ours(args, cached=True),
-        "bare step": lambda: child(args, "bare step"),
+        "bare step": lambda: measured_apart("--contender", "bare step"),
     }
     best: dict[str, dict[str, float]] = {}
     for _ in range(args.rounds):
@@ -69,14 +69,6 @@ def main() -> None:
     for name, found in best.items():
         share = found["images_per_s"] / limit
         print(f"{name:14}{found['images_per_s']:10.1f}{share:14.2f}{found['waits']:8.1%}")
-
-
-def child(args: argparse.Namespace, contender: str) -> dict[str, float]:
-    """Run one contender in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--contender", contender]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found: dict[str, float] = json.loads(output.splitlines()[-1])
-    return found
 
 
 def ours(args: argparse.Namespace, *, cached: bool) -> dict[str, float]:
@@ -112,10 +104,7 @@ def ours(args: argparse.Namespace, *, cached: bool) -> dict[str, float]:
 
 def notebook(args: argparse.Namespace) -> dict[str, float]:
     """Its loop, as its script has it, with the time spent in waiting for batches."""
-    spec = importlib.util.spec_from_file_location("notebook", args.notebook)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = imported(args.notebook)
     pairs = module.split(str(args.root))[0][: args.images]
     labels = module.labels(pairs)
     normalize = T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

@@ -12,10 +12,8 @@ a second stage: it is measured as it comes, and with a single proposal.
 """
 
 import argparse
-import importlib.util
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ from types import ModuleType
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from apart import imported
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 from rich.console import Console
 from rich.table import Table
@@ -68,7 +67,7 @@ def main() -> None:
             "ours": our_step(problem),
         }
         if arguments.rival:
-            steps["rival"] = rival_step(problem, _imported(arguments.rival))
+            steps["rival"] = rival_step(problem, imported(arguments.rival))
         for name, seconds in timed(steps, arguments.rounds, device).items():
             costs = [1e3 * s / batch for s in seconds]
             middle = statistics.median(costs)
@@ -243,16 +242,6 @@ def _plot(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
             formats(StrMethodFormatter("{x:g}"))
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=160)
-
-
-def _imported(script: Path) -> ModuleType:
-    """The rival as a module; it may import its neighbours."""
-    sys.path.insert(0, str(script.resolve().parent))
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    assert spec and spec.loader, f"{script}: not a Python file"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _synchronize(device: torch.device) -> None:

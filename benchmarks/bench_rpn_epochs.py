@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import torch
+from apart import measured_apart
 from rich.console import Console
 from rich.table import Table
 
@@ -52,7 +53,11 @@ def main() -> None:
         return
     best: dict[str, float] = {}
     for _ in range(args.rounds):
-        for found in (notebook(args), child(args, "no"), child(args, "yes")):
+        for found in (
+            notebook(args),
+            measured_apart("--cached", "no"),
+            measured_apart("--cached", "yes"),
+        ):
             for name, rate in found.items():
                 best[name] = max(rate, best.get(name, 0.0))
     table = Table(title=f"{args.images} images, best of {args.rounds}", caption=_machine())
@@ -72,14 +77,6 @@ def notebook(args: argparse.Namespace) -> dict[str, float]:
         command = [sys.executable, *map(str, words), *map(str, counts)]
         subprocess.run(command, check=True, capture_output=True)
         return {"notebook": json.loads(log.read_text())["log"][0]["img_s"]}
-
-
-def child(args: argparse.Namespace, cached: str) -> dict[str, float]:
-    """Ours, in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--cached", cached]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found: dict[str, float] = json.loads(output.splitlines()[-1])
-    return found
 
 
 def ours(args: argparse.Namespace, *, cached: bool) -> dict[str, float]:

@@ -14,7 +14,6 @@ prints a table.
 """
 
 import argparse
-import importlib.util
 import json
 import runpy
 import subprocess
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 import torchvision
 import torchvision.transforms as T
+from apart import imported
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -91,10 +91,7 @@ def run_notebook(args: argparse.Namespace, seed: int) -> None:
     sys.argv = [str(args.notebook), *map(str, words)]
     runpy.run_path(str(args.notebook), run_name="__main__")
     torch.manual_seed = seed_generator
-    spec = importlib.util.spec_from_file_location("notebook", args.notebook)
-    assert spec and spec.loader
-    notebook = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(notebook)
+    notebook = imported(args.notebook)
     train, val = notebook.split(str(args.root))
     metrics = notebook_metrics(notebook, train, val, checkpoint, args.shards)
     metrics["train_s"] = sum(row["train_s"] for row in json.loads(log.read_text())["log"])

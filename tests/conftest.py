@@ -1,12 +1,9 @@
 from pathlib import Path
 
 import pytest
+from converted import converted
 from launch import CLASSIFIER, RPN, launch
 
-from vocdist.shards.convert import convert
-from vocdist.shards.manifest import SplitRule
-from vocdist.shards.samples import samples_of
-from vocdist.voc.classes import VOC_CLASSES
 from vocdist.voc.demo import write_demo_dataset
 
 
@@ -21,25 +18,7 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_shards(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Those images as shards: 36 train samples in 3 tars, 9 val samples in one."""
-    folder = tmp_path_factory.mktemp("shards") / "demo"
-    samples = samples_of(
-        demo_root,
-        VOC_CLASSES,
-        split_lists=False,
-        split_ratio=0.8,
-        split_seed=42,
-        skip_difficult=False,
-    )
-    convert(
-        samples,
-        folder,
-        name="demo",
-        classes=VOC_CLASSES,
-        split_rule=SplitRule(kind="seeded", ratio=0.8, seed=42),
-        skip_difficult=False,
-        samples_per_shard=12,
-    )
-    return folder
+    return converted(demo_root, tmp_path_factory.mktemp("shards") / "demo")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """What every script shares: its arguments, and user errors as one line without a traceback."""
 
-import errno
 import os
 import sys
 import traceback
@@ -11,7 +10,7 @@ from typing import TypeVar
 
 from vocdist.config_file import load_config
 from vocdist.config_help import settings_help
-from vocdist.errors import Interrupted, ProcessLost, SharedError, UserError
+from vocdist.errors import NO_ROOM, Interrupted, ProcessLost, SharedError, UserError
 from vocdist.exits import (
     ABANDONED_EXIT,
     INTERRUPTED_EXIT,
@@ -78,7 +77,7 @@ def _machines_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = error.errno in NO_ROOM
         # Without a file, and not for want of room, it is a fault of ours or of the network's.
         if not full and (error.filename is None or error.strerror is None):
             raise

@@ -1,5 +1,10 @@
 """The exceptions that scripts turn into a single line for the user."""
 
+import errno
+
+# Of an OSError: the disk is full, or as full as this user may make it.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class UserError(Exception):
     """A mistake that the user can mend: its message names the file or key and the remedy."""

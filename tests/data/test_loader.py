@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from converted import converted
 
 from vocdist.data.batch import Batch
 from vocdist.data.dataset import RequestedSamples
@@ -16,11 +17,7 @@ from vocdist.data.transforms import (
     Transform,
 )
 from vocdist.errors import UserError
-from vocdist.shards.convert import convert
-from vocdist.shards.manifest import SplitRule
 from vocdist.shards.reader import ShardReader
-from vocdist.shards.samples import samples_of
-from vocdist.voc.classes import VOC_CLASSES
 
 CROPS = ClassifierTrainTransform(20, 32, (0.5, 1.0), (3 / 4, 4 / 3), flip=True)
 SCALED = RpnTransform(64, 100, flip=True)
@@ -76,26 +73,9 @@ def test_weights_make_ddp_s_average_the_mean_over_the_global_batch(
 
 def test_workers_and_shards_change_nothing(demo_root: Path, tmp_path: Path) -> None:
     found = []
-    rule = SplitRule(kind="seeded", ratio=0.8, seed=42)
     for samples_per_shard in (5, 1000):
         folder = tmp_path / str(samples_per_shard)
-        samples = samples_of(
-            demo_root,
-            VOC_CLASSES,
-            split_lists=False,
-            split_ratio=0.8,
-            split_seed=42,
-            skip_difficult=False,
-        )
-        convert(
-            samples,
-            folder,
-            name="demo",
-            classes=VOC_CLASSES,
-            split_rule=rule,
-            skip_difficult=False,
-            samples_per_shard=samples_per_shard,
-        )
+        converted(demo_root, folder, samples_per_shard=samples_per_shard)
         for workers in (0, 1, 3):
             batches = loader(folder, num_workers=workers, parts=2).training(epoch=1)
             found.append([(batch.indices.tolist(), batch.images.clone()) for batch in batches])

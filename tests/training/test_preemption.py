@@ -9,14 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from converted import converted
 from forked import run_script
 from launch import REPO, Launched, environment, launch
 from run_files import rows_of, same_end, status_of
-
-from vocdist.shards.convert import convert
-from vocdist.shards.manifest import SplitRule
-from vocdist.shards.samples import samples_of
-from vocdist.voc.classes import VOC_CLASSES
 
 # A stop takes a step, a save and an exit: two to three seconds, but not on a busy test machine.
 SECONDS = 90
@@ -157,25 +153,7 @@ def test_a_stop_while_waiting_for_data(
 @pytest.fixture(scope="module")
 def mostly_val(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of 6 train and 39 val samples: whoever looks finds an evaluation under way."""
-    folder = tmp_path_factory.mktemp("shards") / "mostly-val"
-    samples = samples_of(
-        demo_root,
-        VOC_CLASSES,
-        split_lists=False,
-        split_ratio=0.14,
-        split_seed=42,
-        skip_difficult=False,
-    )
-    convert(
-        samples,
-        folder,
-        name="demo",
-        classes=VOC_CLASSES,
-        split_rule=SplitRule(kind="seeded", ratio=0.14, seed=42),
-        skip_difficult=False,
-        samples_per_shard=12,
-    )
-    return folder
+    return converted(demo_root, tmp_path_factory.mktemp("shards") / "mostly-val", ratio=0.14)
 
 
 @pytest.mark.slow

@@ -1,15 +1,13 @@
 """Failures of the machine in one line: a loader process that was killed, a disk that is full."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from vocdist.errors import SharedError, UserError
+from vocdist.errors import NO_ROOM, SharedError, UserError
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GO_ON = "then start again: the run goes on from its last checkpoint"
 
 
@@ -28,7 +26,7 @@ def explained(run_dir: Path) -> Iterator[None]:
             f"train.global_batch, {_GO_ON}"
         ) from None
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         raise UserError(
             f"{run_dir}: cannot be written ({error.strerror}): free some space, {_GO_ON}"
