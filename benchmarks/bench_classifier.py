@@ -139,11 +139,11 @@ def notebook(args: argparse.Namespace) -> dict[str, float]:
 def bare_step(args: argparse.Namespace) -> dict[str, float]:
     """Forward, backward and update on one batch in memory."""
     from vocdist.config.training import OptimConfig
+    from vocdist.distributed.processes import reuse_memory
     from vocdist.models.classifier import Classifier
+    from vocdist.models.layers import set_channels_last
     from vocdist.models.losses import MultilabelLoss
-    from vocdist.models.pixels import set_channels_last
-    from vocdist.training.memory import reuse_memory
-    from vocdist.training.optimizer import build_optimizer
+    from vocdist.training.optim import build_optimizer
 
     reuse_memory()
     model = Classifier("mobilenet_v3_small", 20).train()

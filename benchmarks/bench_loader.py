@@ -34,7 +34,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from vocdist.config import ClassifierConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.data.workers import usable_cores
 from vocdist.shards.reader import ShardReader
 from vocdist.training.loaders import build_loader, build_reader

@@ -31,7 +31,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRpn
 
-from vocdist.rpn.network import AnchorRule, RegionProposalNetwork
+from vocdist.models.rpn.network import AnchorRule, RegionProposalNetwork
 
 CHANNELS, STRIDE = 576, 32
 SCALES, RATIOS = (64.0, 128.0, 256.0), (0.5, 1.0, 2.0)

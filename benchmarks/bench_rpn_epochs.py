@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vocdist.config import RpnConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.data.workers import usable_cores
-from vocdist.training.accelerator import build_accelerator
-from vocdist.training.profiling import build_bare_trainer
-from vocdist.training.tracking import NullTracker
+from vocdist.distributed.processes import build_accelerator
+from vocdist.runs.tracking import NullTracker
+from vocdist.training.modes.profile import build_bare_trainer
 
 REPO = Path(__file__).parents[1]
 

@@ -32,9 +32,12 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from vocdist.metrics.multilabel import multilabel_metrics
-from vocdist.metrics.thresholds import best_thresholds, tuned_metrics
-from vocdist.metrics.voc import voc_metrics
+from vocdist.metrics.classification import (
+    best_thresholds,
+    multilabel_metrics,
+    tuned_metrics,
+    voc_metrics,
+)
 from vocdist.shards.reader import ShardReader
 
 REPO = Path(__file__).parents[1]

@@ -21,10 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vocdist.metrics.recall import LARGE_AREA, SMALL_AREA
+from vocdist.metrics.proposals import LARGE_AREA, SMALL_AREA
+from vocdist.tasks.rpn import CURVE_COUNTS
+from vocdist.training.evaluation import MeasuredRun, measure_run
 from vocdist.training.loaders import build_reader
-from vocdist.training.measuring import MeasuredRun, measure_run
-from vocdist.training.rpn_task import CURVE_COUNTS
 
 SHOWN = (100, 200, 300)
 # Objects of an image that count as few, some and many.

@@ -14,12 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from vocdist.command import run_command, take_option
+from vocdist.cli import run_command, take_option
 from vocdist.errors import UserError
-from vocdist.remote.cache import default_cache
-from vocdist.remote.inventory import clear_cache, list_cache
+from vocdist.remote.cache import clear_cache, default_cache, list_cache
 from vocdist.remote.location import parse_location
-from vocdist.shards.cache_check import drop_damaged
+from vocdist.shards.verify import drop_damaged
 
 
 def main(arguments: list[str]) -> None:

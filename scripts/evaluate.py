@@ -14,12 +14,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vocdist.atomic import replaced_when_done
-from vocdist.command import is_main_process, run_command, split_arguments, take_option
+from vocdist.cli import is_main_process, run_command, split_arguments, take_option
 from vocdist.config import ClassifierConfig
 from vocdist.errors import UserError
+from vocdist.files.atomic import replaced_when_done
 from vocdist.report.tables import classifier_table, recall_table
-from vocdist.training.measuring import measure_run
+from vocdist.training.evaluation import measure_run
 
 
 def main(arguments: list[str]) -> None:

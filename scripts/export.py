@@ -10,13 +10,15 @@ Their metadata says how images are prepared and outputs are read; so does README
 
 from pathlib import Path
 
-from vocdist.atomic import replaced_when_done
-from vocdist.command import run_command, split_arguments
+from vocdist.cli import run_command, split_arguments
 from vocdist.config import ExportConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.errors import UserError
-from vocdist.inference.exporting import (
+from vocdist.files.atomic import replaced_when_done
+from vocdist.inference.export import (
     check,
+    example_size,
+    export_graph,
     export_program,
     onnx_difference,
     program_difference,
@@ -24,11 +26,10 @@ from vocdist.inference.exporting import (
     save_onnx,
     save_program,
 )
-from vocdist.inference.graphs import example_size, export_graph
 from vocdist.inference.model_card import metadata_of, model_card
 from vocdist.inference.trained import Trained, load_trained
-from vocdist.training.checkpoint_files import save_weights
-from vocdist.training.run_folder import RESULTS, load_results
+from vocdist.runs.checkpoint import save_weights
+from vocdist.runs.folder import RESULTS, load_results
 
 
 def main(arguments: list[str]) -> None:

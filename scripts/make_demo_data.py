@@ -10,11 +10,11 @@ that already holds this very data set is left as it is.
 from functools import partial
 from pathlib import Path
 
+from demo_data import write_demo_dataset
 from tqdm import tqdm
 
-from vocdist.command import run_command, split_arguments
+from vocdist.cli import run_command, split_arguments
 from vocdist.errors import UserError
-from vocdist.voc.demo import write_demo_dataset
 
 DEFAULTS = {"images": 1200, "seed": 0}
 

@@ -17,19 +17,18 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from vocdist.atomic import replaced_when_done
-from vocdist.command import config_from_arguments, run_command
+from vocdist.cli import config_from_arguments, run_command
 from vocdist.config import ShardsConfig
-from vocdist.config_file import plain_config
-from vocdist.data.boxes import rows_to_xyxy
+from vocdist.config.file import plain_config
+from vocdist.data.geometry import rows_to_xyxy
+from vocdist.files.atomic import replaced_when_done
 from vocdist.remote.cache import default_cache
 from vocdist.remote.location import last_part
 from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
-from vocdist.shards.artifact import data_set_entry
 from vocdist.shards.convert import claimed_output, convert
 from vocdist.shards.manifest import MANIFEST_NAME, Manifest, SplitRule, load_manifest, save_manifest
 from vocdist.shards.plan import plan_hash, plan_shards
-from vocdist.shards.publish import publish, published, staged
+from vocdist.shards.publish import data_set_entry, publish, published, staged
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.samples import SplitSamples, samples_of
 from vocdist.shards.shrink import Shrink
@@ -160,7 +159,7 @@ def draw_pictures(folder: Path) -> None:
 def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -> str:
     """Log the data set as an artifact; returns where the W&B run is."""
     # Imported here, as wandb takes a second too.
-    from vocdist.wandb_run import data_set, picture, start_run, whereabouts
+    from vocdist.runs.wandb import data_set, picture, start_run, whereabouts
 
     run = start_run(
         config.tracking.wandb,

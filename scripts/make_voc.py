@@ -13,7 +13,7 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
-from vocdist.command import run_command
+from vocdist.cli import run_command
 from vocdist.errors import UserError
 from vocdist.voc.annotation import AnnotationError, parse_annotation
 from vocdist.voc.arrange import arrange

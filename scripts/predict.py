@@ -13,16 +13,15 @@ left out and named at the end, and makes the exit code 1.
 from PIL import Image
 from tqdm import tqdm
 
-from vocdist.command import run_command, split_places
+from vocdist.cli import run_command, split_places
 from vocdist.config import PredictConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.errors import UserError
-from vocdist.inference.classifier import Classifier, Prediction
+from vocdist.inference.classify import Classifier, Prediction
 from vocdist.inference.images import ImageSource, find_images
-from vocdist.inference.pictures import save_pictures
 from vocdist.inference.results import by_position, exit_if_unreadable
-from vocdist.inference.writing import write_predictions_csv, write_predictions_json
-from vocdist.report.scores import draw_scores
+from vocdist.inference.writing import save_pictures, write_predictions_csv, write_predictions_json
+from vocdist.report.overlays import draw_scores
 
 
 def main(arguments: list[str]) -> None:

@@ -17,15 +17,14 @@ from functools import partial
 from PIL import Image
 from tqdm import tqdm
 
-from vocdist.command import run_command, split_places
+from vocdist.cli import run_command, split_places
 from vocdist.config import ProposeConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.errors import UserError
 from vocdist.inference.images import ImageSource, find_images
-from vocdist.inference.pictures import save_pictures
-from vocdist.inference.proposer import ImageProposals, RegionProposalNetwork
+from vocdist.inference.propose import ImageProposals, RegionProposalNetwork
 from vocdist.inference.results import by_position, exit_if_unreadable
-from vocdist.inference.writing import write_coco_results
+from vocdist.inference.writing import save_pictures, write_coco_results
 from vocdist.report.overlays import draw_proposals
 
 

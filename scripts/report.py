@@ -11,12 +11,12 @@ comparison.html beside the first one's folder.
 
 from pathlib import Path
 
-from vocdist.atomic import replaced_when_done
-from vocdist.command import run_command, take_option
+from vocdist.cli import run_command, take_option
 from vocdist.errors import UserError
+from vocdist.files.atomic import replaced_when_done
 from vocdist.report.comparison import comparison_page
 from vocdist.report.page import run_page
-from vocdist.training.run_report import REPORT, read_run
+from vocdist.report.run_report import REPORT, read_run
 
 
 def main(arguments: list[str]) -> None:

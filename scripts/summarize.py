@@ -12,9 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vocdist.command import run_command
+from vocdist.cli import run_command
 from vocdist.errors import UserError
-from vocdist.training.run_folder import RESULTS, load_results
+from vocdist.runs.folder import RESULTS, load_results
 
 # Figure, its key in the results, the key of a figure that needed no learning, and what that is.
 ROWS = (

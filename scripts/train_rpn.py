@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vocdist.command import config_from_arguments, is_main_process, run_command
+from vocdist.cli import config_from_arguments, is_main_process, run_command
 from vocdist.config import RpnConfig
 from vocdist.report.tables import recall_table
 from vocdist.training.modes import start, take_mode

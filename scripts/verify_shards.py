@@ -11,7 +11,7 @@ Usage: verify_shards.py FOLDER [--fast] [--workers N]
 import os
 import sys
 
-from vocdist.command import run_command, take_option
+from vocdist.cli import run_command, take_option
 from vocdist.errors import UserError
 from vocdist.remote.location import parse_location
 from vocdist.shards.manifest import load_manifest

@@ -14,22 +14,22 @@ from pathlib import Path
 
 from PIL import Image
 
-from vocdist.command import run_command, split_arguments
+from vocdist.cli import run_command, split_arguments
 from vocdist.config import RpnConfig, VisualizeConfig
-from vocdist.config_file import load_config
-from vocdist.data.boxes import rows_to_xyxy
-from vocdist.data.decode import decode_image
+from vocdist.config.file import load_config
+from vocdist.data.dataset import decode_image
+from vocdist.data.geometry import rows_to_xyxy
+from vocdist.distributed.processes import build_accelerator
 from vocdist.errors import UserError
 from vocdist.remote.location import Location, last_part, parse_location
 from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
+from vocdist.runs.folder import CONFIG, load_run_config
 from vocdist.shards.manifest import MANIFEST_NAME
 from vocdist.shards.reader import ShardReader
-from vocdist.training.accelerator import build_accelerator
+from vocdist.tasks.rpn import RpnTask
+from vocdist.training.evaluation import load_task
 from vocdist.training.loaders import build_loader, cache_rule
-from vocdist.training.measuring import load_task
 from vocdist.training.overlays import proposal_overlays
-from vocdist.training.rpn_task import RpnTask
-from vocdist.training.run_folder import CONFIG, load_run_config
 from vocdist.voc.annotation import box_rows
 from vocdist.voc.classes import class_ids
 from vocdist.voc.layout import find_voc_root

@@ -2,9 +2,8 @@ from pathlib import Path
 
 import pytest
 from converted import converted
+from demo_data import write_demo_dataset
 from launch import CLASSIFIER, RPN, launch
-
-from vocdist.voc.demo import write_demo_dataset
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import Any
 
 from accelerate.commands.launch import launch_command_parser
 
-from vocdist.command import config_from_arguments, split_arguments, split_places, take_option
+from vocdist.cli import config_from_arguments, split_arguments, split_places, take_option
 from vocdist.config import (
     ClassifierConfig,
     ExportConfig,
@@ -27,7 +27,7 @@ from vocdist.config import (
     ShardsConfig,
     VisualizeConfig,
 )
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.errors import UserError
 from vocdist.training.modes import take_mode
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from demo_data import write_demo_dataset
 from launch import environment
 from PIL import Image
-
-from vocdist.voc.demo import write_demo_dataset
 
 REPO = Path(__file__).parents[1]
 COPIED = ("benchmarks", "configs", "docs", "examples", "scripts", "vocdist")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import launch
 
-from vocdist.command import run_command
+from vocdist.cli import run_command
 from vocdist.config import ClassifierConfig, RpnConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # Imports only: nothing of torch may run before the fork.

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from launch import REPO
 
-from vocdist.command import config_from_arguments, run_command, split_arguments, take_option
+from vocdist.cli import config_from_arguments, run_command, split_arguments, take_option
 from vocdist.config import ClassifierConfig
 from vocdist.errors import UserError
 

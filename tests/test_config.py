@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from vocdist.config import ClassifierConfig, RpnConfig, ShardsConfig, VisualizeConfig
-from vocdist.config_file import config_differences, load_config, save_config
+from vocdist.config.file import config_differences, load_config, save_config
 from vocdist.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"

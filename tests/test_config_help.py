@@ -9,9 +9,8 @@ import pytest
 from pydantic import Field
 
 import vocdist.config
-from vocdist.command import help_text
+from vocdist.cli import help_text, plain_value, settings_help, type_name
 from vocdist.config import ClassifierConfig, RpnConfig
-from vocdist.config_help import plain_value, settings_help, type_name
 
 REPO = Path(__file__).parents[1]
 SCRIPTS = sorted((REPO / "scripts").glob("*.py"))

@@ -111,12 +111,12 @@ def test_scripts_do_not_import_each_other(file: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "source", "breaks"),
     [
-        ("rpn/head.py", "from vocdist.rpn.anchors import grid_anchors", False),
+        ("rpn/head.py", "from vocdist.models.rpn.anchors import grid_anchors", False),
         ("rpn/head.py", "from vocdist.config import RpnConfig", True),
         ("rpn/head.py", "from vocdist import config", True),
         ("rpn/head.py", "def f():\n    import vocdist.training.loop", True),
         ("rpn/head.py", "from vocdist.errors import UserError", False),
-        ("errors.py", "import vocdist.atomic", True),
+        ("errors.py", "import vocdist.files.atomic", True),
         ("data/loader.py", "from accelerate import Accelerator", True),
         ("training/loop.py", "import accelerate.utils", False),
         ("training/loop.py", "import wandb", True),

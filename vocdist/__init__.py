@@ -8,8 +8,8 @@ Names are loaded when they are first used: importing the package does nothing.
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Classifier": "vocdist.inference.classifier",
-    "RegionProposalNetwork": "vocdist.inference.proposer",
+    "Classifier": "vocdist.inference.classify",
+    "RegionProposalNetwork": "vocdist.inference.propose",
     "ShardDataset": "vocdist.data.samples",
     "UserError": "vocdist.errors",
     "load_manifest": "vocdist.shards.manifest",
@@ -28,8 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vocdist.data.samples import ShardDataset
     from vocdist.errors import UserError
-    from vocdist.inference.classifier import Classifier
-    from vocdist.inference.proposer import RegionProposalNetwork
+    from vocdist.inference.classify import Classifier
+    from vocdist.inference.propose import RegionProposalNetwork
     from vocdist.shards.manifest import load_manifest
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vocdist.data.decode import decode_image
+from vocdist.data.dataset import decode_image
 from vocdist.errors import UserError
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
-from vocdist.config_file import load_config
-from vocdist.data.cache import DecodedCache
+from vocdist.config.file import load_config
+from vocdist.data.dataset import DecodedCache
 from vocdist.data.loader import BatchLoader
 from vocdist.errors import UserError
 from vocdist.training.loaders import build_loader, build_reader

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vocdist.data.feature_files import FeatureFiles, FeatureUnit, is_whole, write_features
+from vocdist.data.features import FeatureFiles, FeatureUnit, is_whole, write_features
 from vocdist.errors import UserError
 
 

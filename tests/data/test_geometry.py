@@ -7,7 +7,6 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms.v2 import functional
 
-from vocdist.data.boxes import rows_to_xyxy
 from vocdist.data.geometry import (
     centre_square,
     crop_resize,
@@ -15,6 +14,7 @@ from vocdist.data.geometry import (
     pad_to,
     padded_size,
     random_region,
+    rows_to_xyxy,
 )
 
 SIDE = st.integers(1, 600)

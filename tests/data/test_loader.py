@@ -9,8 +9,8 @@ from converted import converted
 
 from vocdist.data.batch import Batch
 from vocdist.data.dataset import RequestedSamples
+from vocdist.data.geometry import Padding
 from vocdist.data.loader import BatchLoader, ahead_of_use
-from vocdist.data.padding import Padding
 from vocdist.data.transforms import (
     ClassifierTrainTransform,
     RpnTransform,

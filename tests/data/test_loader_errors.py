@@ -9,7 +9,7 @@ from vocdist.data.dataset import RequestedSamples
 from vocdist.data.loader import BatchLoader
 from vocdist.data.transforms import ClassifierEvalTransform
 from vocdist.errors import UserError
-from vocdist.remote.retry import NotThereError
+from vocdist.remote.transfer import NotThereError
 from vocdist.shards.reader import ShardReader
 
 

@@ -8,8 +8,8 @@ import torch
 from fault_server import FaultServer
 
 from vocdist.data.dataset import RequestedSamples
+from vocdist.data.geometry import Padding
 from vocdist.data.loader import BatchLoader
-from vocdist.data.padding import Padding
 from vocdist.data.transforms import ClassifierEvalTransform, RpnTransform
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule

@@ -15,14 +15,20 @@ from torchvision.ops import nms
 
 from vocdist import Classifier, RegionProposalNetwork, UserError
 from vocdist.config import RpnConfig
-from vocdist.config_file import load_config
-from vocdist.inference import exporting
-from vocdist.inference.batches import input_batches
-from vocdist.inference.exporting import check, export_program, program_difference, save_program
-from vocdist.inference.graphs import example_size, export_graph
+from vocdist.config.file import load_config
+from vocdist.inference import export as exporting
+from vocdist.inference.export import (
+    check,
+    example_size,
+    export_graph,
+    export_program,
+    program_difference,
+    save_program,
+)
+from vocdist.inference.images import input_batches
 from vocdist.inference.model_card import metadata_of, model_card, preprocessing
 from vocdist.inference.trained import load_trained
-from vocdist.training.run_folder import load_results
+from vocdist.runs.folder import load_results
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vocdist.data.decode import decode_image
+from vocdist.data.dataset import decode_image
 from vocdist.errors import UserError
 from vocdist.inference.images import as_images, find_images, image_pixels, image_size
 

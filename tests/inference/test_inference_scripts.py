@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from vocdist import Classifier, RegionProposalNetwork
-from vocdist.command import split_places
+from vocdist.cli import split_places
 from vocdist.shards.reader import ShardReader
 
 

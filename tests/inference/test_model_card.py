@@ -13,12 +13,12 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from vocdist import Classifier, RegionProposalNetwork
-from vocdist.inference.graphs import export_graph
+from vocdist.inference.export import export_graph
 from vocdist.inference.model_card import postprocessing, preprocessing
 from vocdist.inference.trained import Trained, load_trained
+from vocdist.runs.checkpoint import load_model
+from vocdist.tasks.rpn import ProposalModel
 from vocdist.training.build_task import build_trained_task
-from vocdist.training.checkpoint_files import load_model
-from vocdist.training.rpn_task import ProposalModel
 from vocdist.training.views import evaluation_view
 
 # One of three short sides and more, and one upright with odd sides.

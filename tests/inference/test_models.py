@@ -10,16 +10,16 @@ from safetensors.torch import load_file, save_file
 
 import vocdist
 from vocdist import Classifier, RegionProposalNetwork, ShardDataset, UserError, load_manifest
-from vocdist.inference.batches import input_batches
+from vocdist.inference.images import input_batches
 from vocdist.inference.model_card import metadata_of
 from vocdist.inference.trained import load_trained
+from vocdist.runs.checkpoint import load_model, read_metadata
+from vocdist.runs.folder import load_run_config
 from vocdist.shards.reader import ShardReader
-from vocdist.training.checkpoint_files import load_model, read_metadata
-from vocdist.training.classifier_task import ClassifierTask
+from vocdist.tasks.classifier import ClassifierTask
+from vocdist.tasks.rpn import RpnTask
+from vocdist.training.evaluation import load_task
 from vocdist.training.loaders import build_loader, build_reader
-from vocdist.training.measuring import load_task
-from vocdist.training.rpn_task import RpnTask
-from vocdist.training.run_folder import load_run_config
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
-from vocdist.metrics.multilabel import multilabel_metrics, prior_map
+from vocdist.metrics.classification import multilabel_metrics, prior_map
 
 NAMES = ("cat", "dog", "sofa")
 

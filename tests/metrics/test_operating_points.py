@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
-from vocdist.metrics.operating_points import f1_over, false_positives_beside, precision_recall
+from vocdist.metrics.classification import f1_over, false_positives_beside, precision_recall
 
 
 @pytest.fixture

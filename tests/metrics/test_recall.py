@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from torch.testing import assert_close
 from torchvision.ops import box_iou
 
-from vocdist.metrics.recall import (
+from vocdist.metrics.proposals import (
     COUNTS,
     IOU_THRESHOLDS,
     LARGE_AREA,

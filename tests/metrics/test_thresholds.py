@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from vocdist.metrics.thresholds import best_thresholds, tuned_metrics
+from vocdist.metrics.classification import best_thresholds, tuned_metrics
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from vocdist.metrics.voc import voc_average_precision, voc_metrics
+from vocdist.metrics.classification import voc_average_precision, voc_metrics
 
 
 def test_by_hand() -> None:

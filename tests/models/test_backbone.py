@@ -7,7 +7,7 @@ from vocdist.config.values import BackboneName
 from vocdist.errors import UserError
 from vocdist.models.backbone import LEVELS, FrozenBackbone, build_network
 from vocdist.models.classifier import Classifier
-from vocdist.models.dropout import SampleDropout
+from vocdist.models.layers import SampleDropout
 
 
 @pytest.mark.parametrize("name", sorted(LEVELS))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vocdist.models.dropout import SampleDropout
+from vocdist.models.layers import SampleDropout
 
 SEEDS = torch.arange(64) * 7919 + 2**60
 

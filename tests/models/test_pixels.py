@@ -1,7 +1,7 @@
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from vocdist.models.pixels import IMAGENET_MEAN, IMAGENET_STD, LUMA, ImageNetPixels, jitter_color
+from vocdist.models.layers import IMAGENET_MEAN, IMAGENET_STD, LUMA, ImageNetPixels, jitter_color
 
 
 def test_agrees_with_torchvisions_to_tensor_and_normalize() -> None:

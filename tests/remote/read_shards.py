@@ -7,12 +7,12 @@ import hashlib
 import sys
 from pathlib import Path
 
-from vocdist.remote import download
+from vocdist.remote import transfer
 from vocdist.remote.cache import CacheRule
 from vocdist.shards.reader import ShardReader
 
 if __name__ == "__main__":
-    download.RANGE_BYTES = 20_000
+    transfer.RANGE_BYTES = 20_000
     url, split, cache, *bound = sys.argv[1:]
     rule = CacheRule(Path(cache), int(bound[0]) if bound else None)
     reader = ShardReader(url, split, cache=rule)

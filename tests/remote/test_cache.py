@@ -11,7 +11,7 @@ from fault_server import FaultServer
 
 from vocdist.errors import UserError
 from vocdist.remote import cache as cache_module
-from vocdist.remote import download
+from vocdist.remote import transfer
 from vocdist.remote.cache import CachedFolder, CacheRule, RemoteFile
 from vocdist.shards.manifest import load_manifest
 from vocdist.shards.reader import ShardReader
@@ -41,7 +41,7 @@ def rule(tmp_path: Path) -> CacheRule:
 
 @pytest.fixture
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(download, "RANGE_BYTES", 50_000)
+    monkeypatch.setattr(transfer, "RANGE_BYTES", 50_000)
     return 50_000
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from fault_server import FaultServer
 
-from vocdist.data.decode import decode_image
+from vocdist.data.dataset import decode_image
 from vocdist.errors import UserError
-from vocdist.remote.cache import CacheRule
-from vocdist.remote.inventory import clear_cache, list_cache
-from vocdist.shards.cache_check import drop_damaged
-from vocdist.shards.claim import claimed
+from vocdist.remote.cache import CacheRule, clear_cache, list_cache
 from vocdist.shards.reader import ShardReader
+from vocdist.shards.verify import drop_damaged
+from vocdist.shards.writer_lock import claimed
 
 REPO = Path(__file__).parents[2]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from fault_server import FaultServer
 
+from vocdist.files.lock import locked
 from vocdist.remote.cache import CachedFolder, CacheRule, RemoteFile
-from vocdist.remote.lock import locked
 from vocdist.shards.manifest import load_manifest
 from vocdist.shards.reader import ShardReader
 

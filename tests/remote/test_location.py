@@ -3,11 +3,10 @@ from pathlib import Path
 import pytest
 
 from vocdist.config import ClassifierConfig, ShardsConfig
-from vocdist.config_file import load_config, save_config
+from vocdist.config.file import load_config, save_config
 from vocdist.errors import UserError
-from vocdist.remote import filesystem
-from vocdist.remote.filesystem import open_filesystem
-from vocdist.remote.location import check_writable, join, last_part, parse_location
+from vocdist.remote import location as filesystem
+from vocdist.remote.location import check_writable, join, last_part, open_filesystem, parse_location
 
 
 @pytest.mark.parametrize("text", ["shards/voc", "/abs", "C:/x", "a:b", "kaggle:owner/name"])

@@ -13,9 +13,9 @@ import boto3
 import pytest
 
 from vocdist.errors import UserError
-from vocdist.remote import upload
+from vocdist.remote import transfer
 from vocdist.remote.cache import cache_folder
-from vocdist.remote.upload import upload_files
+from vocdist.remote.transfer import upload_files
 from vocdist.shards.manifest import load_manifest
 from vocdist.shards.publish import publish, published, staged
 from vocdist.shards.verify import verify_shards
@@ -111,8 +111,8 @@ def test_only_what_is_not_there_is_uploaded(
     url, notes = f"{bucket}/demo", tmp_path / "notes"
     files = sorted(demo_shards.glob("*.tar"))
     put: list[str] = []
-    really_put = upload._put
-    monkeypatch.setattr(upload, "_put", lambda p, u: (put.append(p.name), really_put(p, u)))
+    really_put = transfer._put
+    monkeypatch.setattr(transfer, "_put", lambda p, u: (put.append(p.name), really_put(p, u)))
     list(upload_files(files, url, notes))
     assert sorted(put) == [path.name for path in files]
     put.clear()
@@ -134,7 +134,7 @@ def test_a_manifest_is_not_put_over_what_another_run_replaced(
 ) -> None:
     url = f"{bucket}/demo"
     s3 = boto3.resource("s3").Bucket(bucket.removeprefix("s3://"))
-    really = upload.check_unchanged
+    really = transfer.check_unchanged
 
     def meanwhile(*arguments):
         s3.put_object(Key="demo/train-000002.tar", Body=b"of another run")
@@ -206,7 +206,7 @@ def test_killed_in_mid_upload_it_ends_with_the_same_objects(
     assert len(expected) == 2 * 12 + 3
     # What was there and noted was left alone; at most those under way were written again.
     after = uploaded_at(broken)
-    assert sum(after[name] != moment for name, moment in kept.items()) <= upload.UPLOADS
+    assert sum(after[name] != moment for name, moment in kept.items()) <= transfer.UPLOADS
 
 
 def uploaded_at(url: str) -> dict[str, object]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vocdist.metrics.multilabel import multilabel_metrics, prior_map
-from vocdist.metrics.recall import COUNTS, proposal_recall
+from vocdist.metrics.classification import multilabel_metrics, prior_map
+from vocdist.metrics.proposals import COUNTS, proposal_recall
 from vocdist.report.predictions import (
     ClassifierPredictions,
     Example,

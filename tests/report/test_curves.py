@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from vocdist.errors import UserError
-from vocdist.report.curves import PICTURE_SIZE, plot_curves, read_rows
+from vocdist.report.charts import PICTURE_SIZE, plot_curves, read_rows
 
 BLUE, ORANGE, VIOLET, SLATE = "#2563eb", "#ea580c", "#9333ea", "#475569"
 

@@ -9,7 +9,7 @@ from made_runs import CLASSES, classifier_predictions, made_run, rpn_predictions
 from sklearn.metrics import average_precision_score
 
 from vocdist.errors import UserError
-from vocdist.metrics.thresholds import tuned_metrics
+from vocdist.metrics.classification import tuned_metrics
 from vocdist.report.comparison import comparison_page, differences
 from vocdist.report.page import run_page
 

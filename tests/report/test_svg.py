@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from vocdist.report.svg import (
+from vocdist.report.charts import (
     MOST_POINTS,
     Axis,
     Frame,

@@ -4,7 +4,7 @@ from torch.testing import assert_close
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from vocdist.rpn.anchors import cell_anchors, centres_inside, clip_to_images, grid_anchors
+from vocdist.models.rpn.anchors import cell_anchors, centres_inside, clip_to_images, grid_anchors
 
 CPU = torch.device("cpu")
 

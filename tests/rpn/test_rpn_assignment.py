@@ -6,8 +6,8 @@ from torch.testing import assert_close
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.ops import box_iou
 
-from vocdist.random_keys import random_keys
-from vocdist.rpn.assignment import (
+from vocdist.models.random_keys import random_keys
+from vocdist.models.rpn.assignment import (
     IGNORE,
     NEGATIVE,
     POSITIVE,

@@ -7,9 +7,9 @@ from torch.testing import assert_close
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRpn
 from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
 
-from vocdist.rpn.assignment import IGNORE, NEGATIVE, POSITIVE
-from vocdist.rpn.head import RpnHead
-from vocdist.rpn.losses import rpn_losses, target_deltas
+from vocdist.models.rpn.assignment import IGNORE, NEGATIVE, POSITIVE
+from vocdist.models.rpn.head import RpnHead
+from vocdist.models.rpn.losses import rpn_losses, target_deltas
 
 
 def random_case(images: int = 3, anchors: int = 40, seed: int = 0):

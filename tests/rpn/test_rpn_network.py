@@ -5,7 +5,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRpn
 from torchvision.ops import box_iou
 
-from vocdist.rpn.network import (
+from vocdist.models.rpn.network import (
     AnchorRule,
     BatchAnchors,
     LossRule,

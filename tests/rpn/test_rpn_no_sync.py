@@ -3,7 +3,7 @@ import torch
 from refuse_syncs import RefuseSyncs
 from torch.testing import assert_close
 
-from vocdist.rpn.network import AnchorRule, MatchingRule, RegionProposalNetwork, SamplingRule
+from vocdist.models.rpn.network import AnchorRule, MatchingRule, RegionProposalNetwork, SamplingRule
 
 SHAPES, PADDED = [(8, 10), (4, 5)], (128, 160)
 

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torchvision.ops import nms
 
-from vocdist.random_keys import random_keys
-from vocdist.rpn.anchors import clip_to_images, grid_anchors
-from vocdist.rpn.assignment import match_anchors, sample_anchors
-from vocdist.rpn.box_coding import decode, encode
-from vocdist.rpn.network import (
+from vocdist.models.random_keys import random_keys
+from vocdist.models.rpn.anchors import clip_to_images, grid_anchors
+from vocdist.models.rpn.assignment import match_anchors, sample_anchors
+from vocdist.models.rpn.box_coding import decode, encode
+from vocdist.models.rpn.network import (
     AnchorRule,
     MatchingRule,
     RegionProposalNetwork,
     SamplingRule,
 )
-from vocdist.rpn.proposals import select_proposals
+from vocdist.models.rpn.proposals import select_proposals
 
 SCALES, RATIOS = (32.0, 64.0, 128.0), (0.5, 1.0, 2.0)
 HEIGHT, WIDTH, SHAPE = 200, 267, (7, 9)

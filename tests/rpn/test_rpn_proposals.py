@@ -5,8 +5,8 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRpn
 from torchvision.ops import box_iou
 
-from vocdist.rpn.anchors import centres_inside, grid_anchors
-from vocdist.rpn.proposals import select_proposals
+from vocdist.models.rpn.anchors import centres_inside, grid_anchors
+from vocdist.models.rpn.proposals import select_proposals
 
 SIZES = torch.tensor([[128, 160], [100, 150]])
 SHAPES = [(8, 10), (4, 5)]

@@ -11,12 +11,13 @@ import pytest
 from conversion_runs import check_no_half_file, command, run, visible_files, wait_for, worker_pids
 
 from vocdist.errors import UserError
-from vocdist.shards.claim import check_claim, claimed
+from vocdist.shards.writer_lock import check_claim, claimed
 
 
 def test_the_second_of_two_runs_stops_and_the_lock_dies_with_its_process(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from vocdist.shards.claim import claimed\n"
+        "import sys, time; from pathlib import Path\n"
+        "from vocdist.shards.writer_lock import claimed\n"
         "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(

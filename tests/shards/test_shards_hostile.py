@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from voc_on_disk import jpeg, xml
 
-from vocdist.data.decode import decode_image
+from vocdist.data.dataset import decode_image
 from vocdist.errors import UserError
 from vocdist.shards.manifest import load_manifest
 from vocdist.shards.reader import ShardReader

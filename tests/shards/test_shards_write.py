@@ -7,7 +7,7 @@ from webdataset import TarWriter
 
 from vocdist.errors import UserError
 from vocdist.shards.index import index_bytes, read_index, scan_tar
-from vocdist.shards.tar import member_header, padding, tar_end
+from vocdist.shards.write import member_header, padding, tar_end
 
 
 def samples_of_tar(path):

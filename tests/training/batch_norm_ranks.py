@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from vocdist.models.batch_norm import SyncBatchNorm
+from vocdist.models.layers import SyncBatchNorm
 
 
 def rank_pass(rank: int, port: int, share: dict[str, list[float]], output: Path) -> None:

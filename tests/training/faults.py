@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vocdist.training.classifier_task import ClassifierTask
+from vocdist.tasks.classifier import ClassifierTask
 
 Prepare = Callable[[Path], None]
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 
 from vocdist.config import RpnConfig
-from vocdist.config_file import load_config
-from vocdist.training.accelerator import build_accelerator, prepare
-from vocdist.training.agreement import Agreement
+from vocdist.config.file import load_config
+from vocdist.distributed.agreement import Agreement
+from vocdist.distributed.preemption import StopRequest
+from vocdist.distributed.processes import build_accelerator, prepare
+from vocdist.runs.checkpoint import Checkpoints, Position
+from vocdist.runs.tracking import NullTracker
 from vocdist.training.build_task import build_task
-from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.loop import Trainer
-from vocdist.training.preemption import StopRequest
-from vocdist.training.tracking import NullTracker
 
 config = load_config(RpnConfig, None, sys.argv[2:])
 torch.manual_seed(0)

@@ -7,8 +7,8 @@ from pathlib import Path
 from accelerate.utils import gather_object
 
 from vocdist.config import ClassifierConfig
-from vocdist.config_file import load_config
-from vocdist.training.accelerator import build_accelerator
+from vocdist.config.file import load_config
+from vocdist.distributed.processes import build_accelerator
 from vocdist.training.loaders import build_loader, build_reader
 
 config = load_config(ClassifierConfig, None, sys.argv[2:])

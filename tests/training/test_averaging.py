@@ -3,7 +3,7 @@ import copy
 import torch
 from torch import nn
 
-from vocdist.training.averaging import WeightAverage
+from vocdist.training.optim import WeightAverage
 
 
 def network() -> nn.Module:

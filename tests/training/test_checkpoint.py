@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from vocdist.errors import UserError
-from vocdist.training.checkpoint import Checkpoints, Position, load_position
-from vocdist.training.checkpoint_files import (
+from vocdist.runs.checkpoint import (
     CHECKSUMS,
     STATE,
     TRAINING,
     WEIGHTS,
+    Checkpoints,
+    Position,
     load_model,
+    load_position,
     load_training,
 )
 
@@ -92,7 +94,7 @@ SAVE_FOREVER = """
 import itertools, sys
 from pathlib import Path
 from torch import nn
-from vocdist.training.checkpoint import Checkpoints, Position
+from vocdist.runs.checkpoint import Checkpoints, Position
 checkpoints = Checkpoints(Path(sys.argv[1]), keep=1)
 model = nn.Linear(400, 400)
 position = Position(global_batch=1, manifest_hash="abc")

@@ -9,11 +9,11 @@ from accelerate import Accelerator
 from launch import RPN
 
 from vocdist.config import ClassifierConfig, RpnConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.errors import UserError
 from vocdist.training.build_task import build_task
-from vocdist.training.dry_run import dry_run
 from vocdist.training.loaders import build_readers, training_loaders
+from vocdist.training.modes.dry_run import dry_run
 
 
 def rpn(shards: Path, run: Path, *more: str) -> RpnConfig:

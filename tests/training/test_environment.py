@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from vocdist.training.environment import (
+from vocdist.runs.environment import (
     ENVIRONMENT,
     PACKAGES,
     describe_environment,

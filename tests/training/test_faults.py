@@ -18,8 +18,7 @@ from faults import (
 from forked import start_ranks, train_to_the_end
 from safetensors.torch import load_file
 
-from vocdist.training.checkpoint import Checkpoints
-from vocdist.training.checkpoint_files import WEIGHTS, damage
+from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, damage
 
 FAST = [
     "model.weights=none",
@@ -162,7 +161,7 @@ def test_a_fused_optimizer_skips_on_the_device(tmp_path: Path) -> None:
     from accelerate import Accelerator
 
     from vocdist.errors import SharedError
-    from vocdist.training.non_finite import FiniteGuard
+    from vocdist.training.guard import FiniteGuard
 
     def guard_of(stops: bool) -> tuple[FiniteGuard, torch.nn.Parameter]:
         weight = torch.nn.Parameter(torch.ones(3))

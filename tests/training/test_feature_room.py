@@ -6,7 +6,7 @@ import pytest
 from forked import CONTEXT
 
 from vocdist.errors import UserError
-from vocdist.training.feature_room import GIB, hold_with_room
+from vocdist.training.feature_cache import GIB, hold_with_room
 
 
 def test_room_is_made_by_what_was_used_longest_ago(tmp_path: Path) -> None:

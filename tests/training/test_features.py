@@ -8,13 +8,13 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from vocdist.config import RpnConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.data.loader import BatchLoader
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
+from vocdist.tasks.task import Task
 from vocdist.training.build_task import build_task
-from vocdist.training.feature_room import GIB
-from vocdist.training.features import backbone_hash, plan_units
+from vocdist.training.feature_cache import GIB, backbone_hash, plan_units
 from vocdist.training.loaders import (
     build_loader,
     build_reader,
@@ -23,7 +23,6 @@ from vocdist.training.loaders import (
     training_loaders,
 )
 from vocdist.training.run import train
-from vocdist.training.task import Task
 
 SETTINGS = [
     "model.classifier=none",
@@ -110,7 +109,7 @@ def test_a_run_that_goes_on_without_its_features_ends_with_the_same_bits(
     demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of tiny images, PyTorch's own gradients vary from run to run on several threads.
-    monkeypatch.setattr("vocdist.training.accelerator.usable_cores", lambda: 1)
+    monkeypatch.setattr("vocdist.distributed.processes.usable_cores", lambda: 1)
     lasting = ["train.epochs=2", "train.save_every=3", "train.keep=20", "optim.lr=0.01"]
     train(configured(demo_shards, tmp_path / "whole", *lasting))
     checkpoints = sorted((tmp_path / "whole" / "run" / "checkpoints").glob("step-*"))

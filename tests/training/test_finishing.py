@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from vocdist.config import ClassifierConfig
-from vocdist.config_file import load_config
-from vocdist.training.checkpoint import Checkpoints
-from vocdist.training.measuring import measure_run
+from vocdist.config.file import load_config
+from vocdist.runs.checkpoint import Checkpoints
+from vocdist.training.evaluation import measure_run
 from vocdist.training.run import train
 
 

@@ -11,7 +11,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 from vocdist.data.batch import Batch
 from vocdist.errors import SharedError
-from vocdist.training.non_finite import FiniteGuard
+from vocdist.training.guard import FiniteGuard
 
 # What the guard looks at of a batch.
 PART = cast(Batch, SimpleNamespace(indices=torch.tensor([0]), weights=torch.ones(1)))

@@ -9,19 +9,25 @@ from forked import run_script
 from launch import CLASSIFIER, RPN
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
+from vocdist.config.file import load_config
 from vocdist.config.rpn import FeaturesConfig
-from vocdist.config_file import load_config
+from vocdist.distributed.processes import build_accelerator
 from vocdist.errors import UserError
-from vocdist.training.accelerator import build_accelerator
+from vocdist.runs.tracking import NullTracker
 from vocdist.training.build_task import build_task
-from vocdist.training.debugging import debug_run, smaller
-from vocdist.training.dry_run import dry_run, step_memory
 from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.modes import Mode, take_mode
-from vocdist.training.overfit import NEAR_ZERO, overfit
-from vocdist.training.phases import PHASES, PhaseTimer, Timed
-from vocdist.training.profiling import advice, build_bare_trainer, profile_run
-from vocdist.training.tracking import NullTracker
+from vocdist.training.modes.debug import debug_run, smaller
+from vocdist.training.modes.dry_run import dry_run, step_memory
+from vocdist.training.modes.overfit import NEAR_ZERO, overfit
+from vocdist.training.modes.profile import (
+    PHASES,
+    PhaseTimer,
+    Timed,
+    advice,
+    build_bare_trainer,
+    profile_run,
+)
 
 WANDB_OFF = "tracking.wandb=disabled"
 

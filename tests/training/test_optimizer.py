@@ -2,7 +2,7 @@ import pytest
 
 from vocdist.config.training import OptimConfig
 from vocdist.models.classifier import Classifier
-from vocdist.training.optimizer import build_optimizer
+from vocdist.training.optim import build_optimizer
 
 
 @pytest.fixture(scope="module")

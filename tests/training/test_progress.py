@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import torch
 
-from vocdist.training.progress import ProgressLine
+from vocdist.runs.progress import ProgressLine
 
 ROW = {
     "train/loss": 0.5,

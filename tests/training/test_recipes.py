@@ -14,7 +14,7 @@ from launch import REPO
 from run_files import rows_of, same_end
 from safetensors.torch import load_file
 
-from vocdist.config_file import read_yaml
+from vocdist.config.file import read_yaml
 from vocdist.report.run_data import flat
 
 TINY = {
@@ -80,7 +80,7 @@ def killed_in_a_step(log: Path) -> None:
 def stopped_in_evaluation(log: Path) -> None:
     """SIGTERM while the first epoch is measured: its end is saved, without its figures."""
     told_truly(log)
-    from vocdist.training.agreement import Agreement
+    from vocdist.distributed.agreement import Agreement
 
     evaluation = Agreement.evaluation
 
@@ -94,7 +94,7 @@ def stopped_in_evaluation(log: Path) -> None:
 def killed_behind_its_row(log: Path) -> None:
     """SIGKILL when an epoch's row is written and its checkpoint is not."""
     told_truly(log)
-    from vocdist.training.checkpoint import Checkpoints
+    from vocdist.runs.checkpoint import Checkpoints
 
     save = Checkpoints.save
 

@@ -14,9 +14,8 @@ import torch
 from forked import note_samples, start_ranks, train_to_the_end
 from safetensors.torch import load_file
 
+from vocdist.runs.checkpoint import Checkpoints, load_position, load_training
 from vocdist.shards.manifest import load_manifest
-from vocdist.training.checkpoint import Checkpoints, load_position
-from vocdist.training.checkpoint_files import load_training
 
 COMMON = [
     "train.epochs=3",

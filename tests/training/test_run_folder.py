@@ -7,10 +7,10 @@ import pytest
 from torch import nn
 
 from vocdist.config import ClassifierConfig, RpnConfig
-from vocdist.config_file import load_config, save_config
+from vocdist.config.file import load_config, save_config
 from vocdist.errors import UserError
-from vocdist.training.checkpoint import Checkpoints, Position, load_position
-from vocdist.training.run_folder import (
+from vocdist.runs.checkpoint import Checkpoints, Position, load_position
+from vocdist.runs.folder import (
     CONFIG,
     RESULTS,
     begun_config,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from vocdist.config import RpnConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
+from vocdist.report.run_report import _box_sizes
 from vocdist.training.loaders import build_loader, build_reader
-from vocdist.training.run_report import _box_sizes
 
 
 @pytest.mark.parametrize("snap", [True, False])

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from wandb_file import read_history
 
 from vocdist.errors import UserError
+from vocdist.runs.folder import load_results
 from vocdist.shards.verify import verify_shards
-from vocdist.training.run_folder import load_results
 
 
 def rows_of(run: Path) -> list[dict[str, float]]:

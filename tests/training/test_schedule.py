@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vocdist.training.schedule import lr_factor
+from vocdist.training.optim import lr_factor
 
 
 def rates(schedule: str, steps: int, epochs: int, warmup: int = 0) -> list[float]:

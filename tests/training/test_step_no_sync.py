@@ -10,17 +10,17 @@ from accelerate.state import AcceleratorState
 from refuse_syncs import RefuseSyncs
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.data.batch import Batch
 from vocdist.data.loader import ahead_of_use
-from vocdist.training.accelerator import build_accelerator
+from vocdist.distributed.preemption import StopRequest
+from vocdist.distributed.processes import build_accelerator
+from vocdist.runs.checkpoint import Checkpoints, Position
+from vocdist.runs.tracking import NullTracker
 from vocdist.training.build_task import build_task
-from vocdist.training.checkpoint import Checkpoints, Position
 from vocdist.training.loaders import build_readers
 from vocdist.training.loop import Trainer
-from vocdist.training.preemption import StopRequest
 from vocdist.training.run import build_trainer
-from vocdist.training.tracking import NullTracker
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = [

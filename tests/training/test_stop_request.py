@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from vocdist.data.batch import Batch
-from vocdist.training.agreement import Agreement, StopAgreed
-from vocdist.training.preemption import SIGNALS, StopRequest
+from vocdist.distributed.agreement import Agreement, StopAgreed
+from vocdist.distributed.preemption import SIGNALS, StopRequest
 
 signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 
@@ -49,8 +49,8 @@ def test_unasked_it_leaves_no_trace() -> None:
 
 WAITING = """
 import os, sys, threading, time
-from vocdist.exits import leave
-from vocdist.training.preemption import StopRequest
+from vocdist.errors import leave
+from vocdist.distributed.preemption import StopRequest
 
 def slow():
     {waits}

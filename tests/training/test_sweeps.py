@@ -7,11 +7,11 @@ import yaml
 from launch import REPO
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from vocdist.command import split_arguments
+from vocdist.cli import split_arguments
 from vocdist.config import ClassifierConfig, RpnConfig
-from vocdist.config_file import load_config
-from vocdist.training.classifier_task import ClassifierTask
-from vocdist.training.rpn_task import RpnTask
+from vocdist.config.file import load_config
+from vocdist.tasks.classifier import ClassifierTask
+from vocdist.tasks.rpn import RpnTask
 
 SWEEPS = {"classifier": (ClassifierConfig, ClassifierTask), "rpn": (RpnConfig, RpnTask)}
 

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 
 from vocdist.config import ClassifierConfig, RpnConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.errors import UserError
 from vocdist.shards.convert import convert
 from vocdist.shards.manifest import SplitRule
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.samples import samples_of
+from vocdist.tasks.classifier import ClassifierTask, positive_weights
+from vocdist.tasks.rpn import RpnTask
 from vocdist.training.build_task import build_task, resolve_backbone
-from vocdist.training.classifier_task import ClassifierTask, positive_weights
 from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.overlays import proposal_overlays
-from vocdist.training.rpn_task import RpnTask
 
 RPN = [
     "model.classifier=none",

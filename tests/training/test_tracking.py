@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from wandb_file import read_history, read_records
 
-from vocdist.training.tracking import METRICS, NullTracker, Tracker, drop_rows_after
+from vocdist.runs.tracking import METRICS, NullTracker, Tracker, drop_rows_after
 
 ROWS = [{"global_step": step, "epoch": step / 10, "train/loss": 1 / step} for step in (10, 20, 30)]
 

@@ -10,7 +10,7 @@ from launch import command, environment
 from safetensors.torch import load_file
 
 from vocdist.data.order import epoch_order
-from vocdist.training.run_folder import load_results
+from vocdist.runs.folder import load_results
 
 FAST = [
     "model.weights=none",

@@ -11,10 +11,10 @@ from torch import ones
 from wandb_file import read_history, read_records
 
 from vocdist.report.predictions import PREDICTIONS, Predictions, save_predictions
+from vocdist.report.wandb_results import note_best, note_data_set, result_values
+from vocdist.runs.folder import FINAL_WEIGHTS
+from vocdist.runs.tracking import Tracker
 from vocdist.shards.reader import ShardReader
-from vocdist.training.run_folder import FINAL_WEIGHTS
-from vocdist.training.tracking import Tracker
-from vocdist.training.wandb_results import note_best, note_data_set, result_values
 
 
 def logged(run_dir: Path, predictions: Predictions, shards: Path) -> dict[str, float]:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from vocdist.training.tracking import METRICS, Tracker, drop_rows_after, remembered_run_id
+from vocdist.runs.tracking import METRICS, Tracker, drop_rows_after, remembered_run_id
 
 STEPS_PER_EPOCH = 40
 # Fat rows, so that some reach the file before a kill and some do not: it is written by 32 KiB.

@@ -6,13 +6,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from demo_data import write_demo_dataset
+from demo_data.pen import Pen
+from demo_data.scene import SHAPES, DemoScene, compose_scene
 from PIL import Image
 
 from vocdist.errors import UserError
 from vocdist.voc.classes import VOC_CLASSES
-from vocdist.voc.demo import write_demo_dataset
-from vocdist.voc.demo.pen import Pen
-from vocdist.voc.demo.scene import SHAPES, DemoScene, compose_scene
 
 IMAGES = 40
 

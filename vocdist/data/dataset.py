@@ -1,19 +1,126 @@
-"""Samples by request: read, plan, decode, transform."""
+"""Samples on request: read, planned, decoded and transformed, decoded images kept in memory."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from vocdist.data.batch import Batch, SampleRequest, collate
-from vocdist.data.cache import DecodedCache
-from vocdist.data.decode import decode_image
 from vocdist.data.geometry import shrink, shrunk_size
 from vocdist.data.transforms import Example, Plan, Transform
 from vocdist.errors import UserError
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.record import Annotations
+
+
+def decode_image(encoded: bytes, name: str, remedy: str = "convert it again") -> Tensor:
+    """Decode JPEG bytes to (3, H, W) uint8 RGB, NHWC in memory, in stored pixels.
+
+    EXIF rotation is not applied: VOC's boxes refer to the stored pixels. The error's message has
+    `name` and `remedy`.
+
+    Raises:
+        UserError: The bytes are no image that can be decoded.
+    """
+    try:
+        # The same pixels as Pillow's, in some two thirds of its time.
+        pixels = simplejpeg.decode_jpeg(encoded) if _is_plain(encoded) else _with_pillow(encoded)
+    except (ValueError, OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{name}: not a readable JPEG ({error}): {remedy}") from None
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _is_plain(encoded: bytes) -> bool:
+    """Whether the colours are RGB or grey; printers' CMYK is left to Pillow."""
+    _, _, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
+    return colorspace in ("RGB", "YCbCr", "Gray")
+
+
+def _with_pillow(encoded: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.array(image.convert("RGB"))
+
+
+class DecodedCache:
+    """The first images of a split, as many as have room; each is decoded once, by whoever needs it.
+
+    Nothing but time depends on it: what is read back are the bytes that were put in.
+    """
+
+    def __init__(self, sizes: np.ndarray, max_bytes: int, workers: int) -> None:
+        """Reserve the memory.
+
+        Args:
+            sizes: (N, 2) rows (height, width) of the decoded images, pixels.
+            max_bytes: Upper bound of the memory.
+            workers: Loader processes that will share it; with 0 this process keeps it to itself.
+
+        Raises:
+            UserError: The system has less shared memory than that.
+        """
+        ends = np.cumsum(sizes.astype(np.int64).prod(axis=1) * 3)
+        self._kept = int(np.searchsorted(ends, max_bytes, side="right"))
+        self._sizes = sizes[: self._kept]
+        self._starts = np.concatenate([[0], ends])[: self._kept + 1]
+        self._pixels = _memory(int(self._starts[-1]), shared=workers > 0)
+        self._filled = _memory(self._kept, shared=workers > 0).zero_()
+        # Hits and misses of each process in a row of its own, since they count at the same time.
+        counts = _memory((workers + 1) * 2 * 8, shared=workers > 0).zero_()
+        self._counts = counts.view(torch.int64).view(workers + 1, 2)
+
+    def __len__(self) -> int:
+        """Images that have room."""
+        return self._kept
+
+    def get(self, index: int) -> Tensor | None:
+        """The image (3, H, W) uint8, NHWC in memory, not to be written to; None when not here."""
+        here = index < self._kept and bool(self._filled[index])
+        worker = get_worker_info()
+        self._counts[0 if worker is None else worker.id + 1, 0 if here else 1] += 1
+        return self._slot(index) if here else None
+
+    def put(self, index: int, image: Tensor) -> None:
+        """Keep an image, if it has room; the size must be the one that was announced."""
+        if index >= self._kept:
+            return
+        slot = self._slot(index)
+        if slot.shape != image.shape:
+            raise ValueError(f"image {index} is {image.shape}, but {slot.shape} was reserved")
+        slot.copy_(image)
+        # Last: who sees this sees the pixels. Two processes that race write the same bytes.
+        self._filled[index] = 1
+
+    def take_hit_share(self) -> float:
+        """Share of the requests since the last call that needed no decoding."""
+        hits, misses = self._counts.sum(dim=0).tolist()
+        self._counts.zero_()
+        return float(hits / max(1, hits + misses))
+
+    def _slot(self, index: int) -> Tensor:
+        height, width = self._sizes[index].tolist()
+        flat = self._pixels[int(self._starts[index]) : int(self._starts[index + 1])]
+        return flat.view(height, width, 3).permute(2, 0, 1)
+
+
+def _memory(size: int, *, shared: bool) -> Tensor:
+    """(size,) uint8, not initialised."""
+    if not shared:
+        return torch.empty(size, dtype=torch.uint8)
+    try:
+        # What `share_memory_` does, without first filling as much memory that is not shared.
+        storage = torch.UntypedStorage._new_shared(size, device="cpu")  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise UserError(
+            f"no {size / 1e6:,.0f} MB of shared memory for decoded images ({error}): lower "
+            f"data.decoded_cache or data.short_side, give the container more (docker run "
+            f"--shm-size), or decode in the training process with data.num_workers=0"
+        ) from None
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 class RequestedSamples(Dataset[tuple[SampleRequest, Example, int]]):

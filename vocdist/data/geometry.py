@@ -1,7 +1,4 @@
-"""Where the pixels of a network's input come from: regions to cut, sizes to scale to.
-
-Regions are `(top, left, height, width)` in stored pixels.
-"""
+"""Sizes, crops, frames and padding: where the pixels and boxes of an image go."""
 
 import math
 from dataclasses import dataclass
@@ -10,6 +7,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def rows_to_xyxy(
+    rows: np.ndarray, width: int, height: int, *, one_based: bool = True
+) -> np.ndarray:
+    """(N, 5) rows `[class_id, x, y, w, h]` -> (N, 4) float32 xyxy, half-open, in stored pixels.
+
+    VOC's corners are 1-based and inclusive: pixel columns xmin to xmax are the half-open interval
+    [xmin - 1, xmax). With `one_based` false they are taken as they are, [xmin, xmax). Boxes are
+    clipped to the image, for the few annotations that leave it.
+    """
+    x, y, w, h = rows[:, 1:].astype(np.float32).T
+    first = 1 if one_based else 0
+    corners = np.stack([x - first, y - first, x + w, y + h], axis=1)
+    clipped: np.ndarray = np.clip(corners, 0, np.array([width, height] * 2, dtype=np.float32))
+    return clipped
+
 
 Region = tuple[int, int, int, int]
 
@@ -146,3 +160,37 @@ def pad_to(image: Tensor, size: tuple[int, int]) -> Tensor:
     canvas = torch.zeros((*size, image.shape[0]), dtype=image.dtype).permute(2, 0, 1)
     canvas[:, : image.shape[1], : image.shape[2]] = image
     return canvas
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How images of varying size share a batch.
+
+    Attributes:
+        short_side: See `fitted_size`, pixels.
+        long_side: See `fitted_size`, pixels.
+        multiple: The padded sides are multiples of this, pixels.
+        snap: Scale to multiples of `multiple` instead of padding to them; then a batch holds images
+            of one size, otherwise of one orientation.
+    """
+
+    short_side: int
+    long_side: int
+    multiple: int
+    snap: bool = False
+
+    def sizes(self, stored: np.ndarray) -> np.ndarray:
+        """(N, 2) stored (height, width) -> (N, 2) scaled ones, pixels."""
+        bounds = self.short_side, self.long_side, self.multiple if self.snap else 1
+        scaled = [fitted_size(height, width, *bounds) for height, width in stored.tolist()]
+        return np.asarray(scaled).reshape(-1, 2)
+
+    def groups(self, sizes: np.ndarray) -> np.ndarray:
+        """(N, 2) scaled sizes -> (N,) ids: images of one id may share a batch."""
+        if self.snap:
+            return np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
+        return (sizes[:, 0] > sizes[:, 1]).astype(int)
+
+    def padded(self, sizes: np.ndarray) -> tuple[int, int]:
+        """(N, 2) scaled sizes of a batch -> the (height, width) that it shares, pixels."""
+        return padded_size(sizes, self.multiple)

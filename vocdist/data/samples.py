@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vocdist.data.boxes import rows_to_xyxy
-from vocdist.data.decode import decode_image
+from vocdist.data.dataset import decode_image
+from vocdist.data.geometry import rows_to_xyxy
 from vocdist.remote.location import parse_location
 from vocdist.shards.reader import ShardReader
 

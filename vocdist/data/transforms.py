@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocdist.data.boxes import rows_to_xyxy
 from vocdist.data.geometry import (
     Region,
     View,
     centre_square,
     fitted_size,
     random_region,
+    rows_to_xyxy,
     show,
     visible_shares,
 )

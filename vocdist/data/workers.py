@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vocdist.data.batch import Batch, SampleRequest
 from vocdist.data.dataset import RequestedSamples
-from vocdist.data.feature_dataset import FeatureDataset
+from vocdist.data.features import FeatureDataset
 from vocdist.errors import UserError
 
 # Batches that torch's DataLoader gives each worker ahead of use.

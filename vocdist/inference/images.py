@@ -1,21 +1,25 @@
-"""Images as users have them (files of any format, PIL images, arrays) as uint8 tensors.
-
-EXIF rotation is not applied, here as in training: results refer to the pixels as they are stored.
-"""
+"""Any images as the batches that an evaluation would make of them."""
 
 import glob
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from vocdist.data.decode import decode_image
+from vocdist.data.batch import Batch, SampleRequest, collate
+from vocdist.data.dataset import decode_image
+from vocdist.data.transforms import Example
+from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
+from vocdist.shards.record import Annotations
+from vocdist.training.views import EvaluationView
 
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -177,3 +181,81 @@ def _is_shape(array: np.ndarray | Tensor, channels: int) -> bool:
 def _shape_of(array: np.ndarray | Tensor) -> str:
     scale = "" if array.dtype in (np.uint8, torch.uint8) else ": scale it to 0 to 255"
     return f"{array.dtype} {tuple(array.shape)}{scale}"
+
+
+@dataclass(frozen=True)
+class InputBatch:
+    """Some of the images, with what could not be read of them.
+
+    Attributes:
+        batch: Ready for the model; its indices are positions in the list of images; None when
+            nothing could be read.
+        unreadable: Position -> reason.
+    """
+
+    batch: Batch | None
+    unreadable: dict[int, str]
+
+
+def input_batches(
+    images: Sequence[ImageSource], view: EvaluationView, *, batch: int, workers: int = 0
+) -> Iterator[InputBatch]:
+    """Every image once, in batches of at most `batch`; those that cannot be read with a reason.
+
+    Raises:
+        UserError: A number that cannot be.
+    """
+    if batch < 1 or workers < 0:
+        raise UserError(f"batch={batch}, workers={workers}: a batch has 1 image or more, workers 0")
+    unreadable: dict[int, str] = {}
+    by_shape: dict[tuple[int, int] | None, list[int]] = {}
+    for position, image in enumerate(images):
+        try:
+            shape = view.shape(image_size(image))
+        except UserError as error:
+            unreadable[position] = str(error)
+        else:
+            by_shape.setdefault(shape, []).append(position)
+    if unreadable:
+        yield InputBatch(None, unreadable)
+    parts = [
+        [(position, shape) for position in positions[start : start + batch]]
+        for shape, positions in by_shape.items()
+        for start in range(0, len(positions), batch)
+    ]
+    yield from DataLoader(
+        _Inputs(images, view),
+        batch_sampler=parts,
+        collate_fn=_collate,
+        num_workers=min(workers, usable_cores()),
+        generator=torch.Generator(),
+    )
+
+
+class _Inputs(Dataset[tuple[int, Example | str]]):
+    """(position, shape) -> the example, or why there is none."""
+
+    def __init__(self, images: Sequence[ImageSource], view: EvaluationView) -> None:
+        self._images = images
+        self._view = view
+
+    def __getitem__(self, request: tuple[int, tuple[int, int] | None]) -> tuple[int, Example | str]:
+        position, shape = request
+        try:
+            pixels = image_pixels(self._images[position])
+        except UserError as error:
+            return position, str(error)
+        height, width = pixels.shape[1:]
+        no_boxes = np.zeros((0, 5), np.int32)
+        unknown = Annotations(str(position), width, height, no_boxes, np.zeros(0, bool))
+        return position, self._view.example(pixels, unknown, shape)
+
+
+def _collate(items: Sequence[tuple[int, Example | str]]) -> InputBatch:
+    unreadable = {position: made for position, made in items if isinstance(made, str)}
+    readable = [
+        (SampleRequest(position, epoch=0), made, 0)
+        for position, made in items
+        if isinstance(made, Example)
+    ]
+    return InputBatch(collate(readable) if readable else None, unreadable)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
-from vocdist.config_file import plain_config
+from vocdist.config.file import plain_config
 from vocdist.inference.trained import Trained
 from vocdist.training.views import FRAME_ASPECT, FRAME_MULTIPLE
 

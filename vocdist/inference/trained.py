@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
-from vocdist.config_file import config_from_plain
+from vocdist.config.file import config_from_plain
 from vocdist.errors import UserError
-from vocdist.models.pixels import set_channels_last
+from vocdist.models.layers import set_channels_last
+from vocdist.runs.checkpoint import load_model, read_metadata
+from vocdist.runs.folder import CONFIG, load_run_config, run_weights
 from vocdist.shards.manifest import load_manifest
+from vocdist.tasks.task import Task
 from vocdist.training.build_task import build_trained_task
-from vocdist.training.checkpoint_files import load_model, read_metadata
-from vocdist.training.run_folder import CONFIG, load_run_config, run_weights
-from vocdist.training.task import Task
 from vocdist.training.views import EvaluationView, evaluation_view
 
 

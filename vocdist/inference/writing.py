@@ -1,14 +1,17 @@
-"""Results as files: JSON and CSV of predictions, proposals in COCO's result format."""
+"""Results as files: JSON and CSV of predictions, COCO results of proposals, pictures of both."""
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from vocdist.atomic import replaced_when_done
-from vocdist.inference.classifier import Prediction
-from vocdist.inference.proposer import ImageProposals
+from PIL import Image
+
+from vocdist.files.atomic import replaced_when_done
+from vocdist.inference.classify import Prediction
+from vocdist.inference.images import image_pixels
+from vocdist.inference.propose import ImageProposals
 from vocdist.inference.results import Unreadable
 
 # COCO's results need a category; proposals know but this one.
@@ -92,3 +95,32 @@ def write_coco_results(results: Path, images: Path, proposals: Sequence[ImagePro
 def _write_json(path: Path, content: Any) -> None:
     with replaced_when_done(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+class Named(Protocol):
+    """A result that says which file it is of."""
+
+    @property
+    def name(self) -> str:
+        """Path of the file."""
+        ...
+
+
+Drawn = TypeVar("Drawn", bound=Named)
+
+
+def save_pictures(
+    results: Sequence[Drawn], folder: Path, draw: Callable[[Image.Image, Drawn], Image.Image]
+) -> None:
+    """Draw each result on its image; files of one name in several folders are told apart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
+    for result in results:
+        stem = name = Path(result.name).stem
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        pixels = image_pixels(result.name).permute(1, 2, 0)
+        draw(Image.fromarray(pixels.numpy()), result).save(folder / f"{name}.jpg", quality=88)

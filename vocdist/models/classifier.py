@@ -4,9 +4,7 @@ from torch import Tensor, nn
 
 from vocdist.errors import UserError
 from vocdist.models.backbone import build_network
-from vocdist.models.batch_norm import SyncBatchNorm
-from vocdist.models.dropout import SampleDropout
-from vocdist.models.pixels import ImageNetPixels
+from vocdist.models.layers import ImageNetPixels, SampleDropout, SyncBatchNorm
 
 # What a classifier's state dict puts before torchvision's names.
 NETWORK_PREFIX = "network."

@@ -1,26 +1,136 @@
-"""Verified local copies of remote files: downloaded once per machine, hashed on the way.
-
-A file has its final name only when it has its hash. While it comes in, its part file is locked,
-so that processes that want it too wait for it; killed, it goes on from there. While a file is
-read it is locked as well, so that it is not evicted. Nobody waits while he holds such a lock on
-a whole file, and part files get their room before they are begun, so that nobody waits forever.
-"""
+"""One verified copy of each remote file on a machine, the least recently used evicted first."""
 
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
-from vocdist.remote.download import read_on
+from vocdist.files.atomic import replaced_when_done
+from vocdist.files.lock import InUse, locked
 from vocdist.remote.location import join
-from vocdist.remote.lock import InUse, locked
-from vocdist.remote.room import last_growth, make_room, part_path
+from vocdist.remote.transfer import read_on
+
+# Shards that were read, VOC trees that were converted, shards on their way to a URL.
+KINDS = ("shards", "sources", "staging")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """What the cache holds of one URL (and, for shards, of one manifest): files and their bytes."""
+
+    kind: str
+    url: str
+    folder: Path
+    files: int
+    size: int
+
+
+def list_cache(root: Path) -> Iterator[CacheEntry]:
+    """Everything in the cache at `root`."""
+    for kind in KINDS:
+        for about in sorted((root / kind).glob(f"*/{ABOUT_NAME}")):
+            sizes = [p.stat().st_size for p in about.parent.rglob("*") if p.is_file()]
+            url = json.loads(about.read_text(encoding="utf-8"))["url"]
+            yield CacheEntry(kind, url, about.parent, len(sizes), sum(sizes))
+
+
+def clear_cache(root: Path, url: str | None = None) -> tuple[int, list[Path]]:
+    """Remove all of it, or what is of one URL: (bytes removed, folders kept as they are in use).
+
+    In use are shards that a reader may come back to, and what a running conversion holds.
+    """
+    removed, kept = 0, []
+    for entry in list(list_cache(root)):
+        if url not in (None, entry.url):
+            continue
+        with _held(entry.folder) as is_free:
+            if is_free:
+                # Gone at once: whoever begins to read meanwhile begins anew.
+                cleared = entry.folder.with_name(f".{entry.folder.name}.cleared")
+                shutil.rmtree(cleared, ignore_errors=True)  # of a clearing that was killed
+                os.rename(entry.folder, cleared)
+                shutil.rmtree(cleared)
+                removed += entry.size
+            else:
+                kept.append(entry.folder)
+    return removed, kept
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold off readers (see `CachedFolder`) and conversions (see `shards/claim.py`), if none is."""
+    with (
+        locked(folder / IN_USE_NAME, wait=False, create=True) as readers,
+        locked(folder / ".lock", wait=False) as conversion,
+    ):
+        yield readers is not None and (conversion is not None or not (folder / ".lock").exists())
+
+
+PART_SUFFIX = ".part"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CachedFile:
+    """One object in the cache, whole or in part; `size` is that of the whole."""
+
+    used_ns: int
+    path: Path
+    size: int
+
+
+def part_path(final: Path, size: int) -> Path:
+    """Where an object of `size` bytes lies while it comes in; the name holds its room."""
+    return final.with_name(f".{final.name}.{size}{PART_SUFFIX}")
+
+
+def cached_files(shards: Path) -> Iterator[CachedFile]:
+    """All objects, whole or in part, in the folders below `shards`."""
+    for path in shards.glob("*/*"):
+        is_part = path.name.endswith(PART_SUFFIX)
+        if is_part or path.suffix == ".tar":
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            size = int(path.name.split(".")[-2]) if is_part else status.st_size
+            yield CachedFile(status.st_mtime_ns, path, size)
+
+
+def make_room(shards: Path, needed: int, max_bytes: int) -> bool:
+    """Remove what was used longest ago until `needed` bytes more fit; False if they do not.
+
+    Call it with the cache's lock held.
+    """
+    files = sorted(cached_files(shards))
+    total = sum(file.size for file in files)
+    for file in files:
+        if total + needed <= max_bytes:
+            break
+        if evict(file.path):
+            total -= file.size
+    return total + needed <= max_bytes
+
+
+def last_growth(shards: Path) -> float:
+    """When a download below `shards` last got some bytes, seconds since 1970; 0: none is on."""
+    parts = [file for file in cached_files(shards) if file.path.name.endswith(PART_SUFFIX)]
+    return max((file.used_ns for file in parts), default=0) / 1e9
+
+
+def evict(path: Path) -> bool:
+    """Remove a file unless a process has it in use; whether it is gone."""
+    with locked(path, wait=False) as descriptor:
+        if descriptor is None:
+            return not path.exists()
+        os.unlink(path)
+        return True
+
 
 CACHE_VARIABLE = "VOCDIST_CACHE"
 ABOUT_NAME = "about.json"

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vocdist.metrics.operating_points import (
+from vocdist.metrics.classification import (
     PrecisionRecall,
     f1_over,
     false_positives_beside,
     precision_recall,
 )
+from vocdist.report.charts import SMALL, Axis, Series, chart
 from vocdist.report.predictions import ClassifierPredictions
-from vocdist.report.svg import SMALL, Axis, Series, chart
 from vocdist.report.training_view import Panel
 
 # The metrics' own threshold.

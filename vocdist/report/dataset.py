@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vocdist.atomic import replaced_when_done
+from vocdist.files.atomic import replaced_when_done
 
 _COLORS = ("#2563eb", "#ea580c", "#0d9488", "#9333ea")
 _INK, _GRID = "#1f2937", "#e5e7eb"

@@ -1,16 +1,126 @@
-"""Boxes, class names and proposals drawn on images.
+"""Boxes, labels and scores drawn on images, and contact sheets of them."""
 
-Boxes are (N, 4) arrays of xyxy pixels in the frame of the image they are drawn on, half-open: the
-box (10, 10, 20, 20) covers the pixels 10 to 19. Every function returns a new RGB image.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from vocdist.report.labels import Area, draw_labels
+Area = tuple[int, int, int, int]  # xyxy pixels, half-open
+
+
+def draw_labels(
+    draw: ImageDraw.ImageDraw, size: tuple[int, int], boxes: Sequence[tuple[Area, str, str]]
+) -> None:
+    """Write each box's name on a tag at its corner, where it covers no other tag.
+
+    Args:
+        draw: Draws on an RGB image.
+        size: (width, height) of that image in pixels; the text grows with it.
+        boxes: (area, text, color) of each box; an empty text gets no tag.
+    """
+    text_size = int(np.clip(min(size) / 26, 11, 24))
+    font = ImageFont.load_default(text_size)
+    pad = max(2, text_size // 5)
+    # From the font and not from the text, so that all tags are equally high.
+    ascent, descent = (round(metric) for metric in _metrics(font, text_size))
+    placed: list[Area] = []
+    for area, text, color in boxes:
+        if not text:
+            continue
+        width = round(draw.textlength(text, font=font)) + 2 * pad
+        tag = _place(area, (width, ascent + descent + pad), size, placed)
+        placed.append(tag)
+        draw.rectangle((tag[0], tag[1], tag[2] - 1, tag[3] - 1), fill=color)
+        baseline = (tag[0] + pad, tag[1] + pad // 2 + ascent)
+        draw.text(baseline, text, fill=_text_color(color), font=font, anchor="ls")
+
+
+def _metrics(
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text_size: int
+) -> tuple[float, float]:
+    if isinstance(font, ImageFont.FreeTypeFont):
+        return font.getmetrics()
+    return text_size, 0
+
+
+def _place(
+    area: Area, tag_size: tuple[int, int], size: tuple[int, int], placed: Sequence[Area]
+) -> Area:
+    """Above the box, else inside its top, its bottom, else below; the first that is free."""
+    (x1, y1, _, y2), (width, height) = area, tag_size
+    left = max(0, min(x1, size[0] - width))
+    tops = [top for top in (y1 - height, y1, y2 - height, y2) if 0 <= top <= size[1] - height]
+    tags = [(left, top, left + width, top + height) for top in tops or [0]]
+    free = [tag for tag in tags if not any(_overlap(tag, other) for other in placed)]
+    return (free or tags)[0]
+
+
+def _overlap(a: Area, b: Area) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _text_color(background: str) -> str:
+    red, green, blue = ImageColor.getrgb(background)[:3]
+    # Perceived brightness (ITU-R BT.601).
+    return "#111827" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"
+
+
+PRESENT_COLOR, ABSENT_COLOR = "#22c55e", "#94a3b8"
+_PANEL_COLOR, _TEXT_COLOR, _TRACK_COLOR = "#0f172a", "#f8fafc", "#1e293b"
+
+
+def draw_scores(
+    image: Image.Image,
+    scores: Mapping[str, float],
+    present: Sequence[str],
+    *,
+    count: int = 5,
+    width: int = 480,
+) -> Image.Image:
+    """The image, `width` pixels wide, over a panel with its `count` best classes.
+
+    Args:
+        image: Any size and mode.
+        scores: Class name -> score in [0, 1], the best first.
+        present: The classes that count as present; all of them are shown, in green.
+        count: Rows, unless more classes are present.
+        width: Pixels.
+    """
+    picture = image.convert("RGB")
+    # Tall images are cut down rather than let the panel go out of sight.
+    height = min(max(1, round(picture.height * width / picture.width)), 2 * width)
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    shown = list(scores)[: max(count, len(present))]
+    font, row, pad = ImageFont.load_default(15), 24, 8
+    canvas = Image.new("RGB", (width, height + row * len(shown) + 2 * pad), _PANEL_COLOR)
+    canvas.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    left, right = width * 2 // 5, width - 60
+    for i, name in enumerate(shown):
+        top, score = height + pad + i * row, min(max(scores[name], 0.0), 1.0)
+        middle = top + row // 2
+        ink = PRESENT_COLOR if name in present else ABSENT_COLOR
+        draw.text((pad, middle), _cut(draw, name, font, left - 2 * pad), _TEXT_COLOR, font, "lm")
+        draw.rectangle((left, top + 6, right, top + row - 6), fill=_TRACK_COLOR)
+        draw.rectangle((left, top + 6, left + (right - left) * score, top + row - 6), fill=ink)
+        draw.text((right + pad, middle), f"{scores[name]:.2f}", _TEXT_COLOR, font, "lm")
+    return canvas
+
+
+def _cut(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    width: int,
+) -> str:
+    """The text, shortened with an ellipsis to at most `width` pixels."""
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength(f"{text}…", font=font) > width:
+        text = text[:-1]
+    return f"{text}…"
+
 
 GROUND_TRUTH_COLOR = "#22c55e"
 PROPOSAL_COLOR = "#ef4444"

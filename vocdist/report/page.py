@@ -7,11 +7,10 @@ import jinja2
 from markupsafe import Markup, escape
 
 from vocdist.report.classifier_view import THRESHOLD, classifier_view
-from vocdist.report.findings import findings
+from vocdist.report.findings import best_and_worst, findings
 from vocdist.report.predictions import ClassifierPredictions, RpnPredictions
 from vocdist.report.rpn_view import rpn_view
 from vocdist.report.run_data import RunData
-from vocdist.report.shots import best_and_worst
 from vocdist.report.training_view import curve_panels, speed_panels
 
 # Key of a metric, what it is called, and the key of the same without learning.

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from vocdist.atomic import replaced_when_done
-from vocdist.metrics.recall import IOU_THRESHOLDS
+from vocdist.files.atomic import replaced_when_done
+from vocdist.metrics.proposals import IOU_THRESHOLDS
 
 PREDICTIONS = "predictions.npz"
 # Images shown at each end of the ranking.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vocdist.metrics.recall import COUNTS, IOU_THRESHOLDS, LARGE_AREA, SMALL_AREA
+from vocdist.metrics.proposals import COUNTS, IOU_THRESHOLDS, LARGE_AREA, SMALL_AREA
+from vocdist.report.charts import Axis, Frame, Series, chart
 from vocdist.report.predictions import RpnPredictions
-from vocdist.report.svg import Axis, Frame, Series, chart
 from vocdist.report.training_view import Panel
 
 # Sides of boxes (square root of the area, stored pixels) between two bars.

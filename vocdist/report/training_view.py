@@ -7,8 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from markupsafe import Markup
 
+from vocdist.report.charts import (
+    Axis,
+    Series,
+    chart,
+    nice_ticks,
+    running_mean,
+    thinned,
+    upper_bound,
+)
 from vocdist.report.run_data import Row, RunData, points
-from vocdist.report.svg import Axis, Series, chart, nice_ticks, running_mean, thinned, upper_bound
 
 # A curve of more points is drawn faint, with its running mean on top.
 SMOOTH_ABOVE = 40

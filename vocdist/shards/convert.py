@@ -4,35 +4,40 @@ The bytes do not depend on how many workers there are, and shards that an interr
 their hash, are not written again.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from vocdist.atomic import fsync, remove_temporaries
 from vocdist.errors import UserError
-from vocdist.shards.account import source_account, split_record
-from vocdist.shards.claim import cannot_be_written, claimed
+from vocdist.files.atomic import fsync, remove_temporaries
 from vocdist.shards.engine import run_tasks
 from vocdist.shards.index import index_path
-from vocdist.shards.info import save_info
 from vocdist.shards.manifest import (
     MANIFEST_NAME,
+    ImageRule,
     Manifest,
     ShardRecord,
+    SplitRecord,
     SplitRule,
     load_manifest,
+    save_info,
     save_manifest,
 )
-from vocdist.shards.plan import ShardPlan, plan_hash, plan_shards
+from vocdist.shards.plan import PlannedSample, ShardPlan, plan_hash, plan_shards
 from vocdist.shards.progress import PROGRESS_NAME, read_progress, start_progress
 from vocdist.shards.rejections import save_rejections
 from vocdist.shards.samples import SplitSamples
 from vocdist.shards.write import write_shard
+from vocdist.shards.writer_lock import cannot_be_written, claimed
+from vocdist.voc.counts import count_split
 
 Plans = Mapping[str, Sequence[ShardPlan]]
 # What a folder may hold before its manifest.
@@ -202,3 +207,38 @@ def _same_data(published: Manifest, made: Manifest) -> bool:
         made.classes,
         made.splits,
     )
+
+
+def source_account(samples: SplitSamples) -> dict[str, Any]:
+    """The manifest's fields about what became of the source."""
+    shrink = samples.shrink
+    rule = ImageRule(max_side=shrink.max_side, jpeg_quality=shrink.quality) if shrink else None
+    return {
+        "image_rule": rule or ImageRule(),
+        "left_out": samples.left_out_counts(),
+        "boxes_left_out": samples.box_counts(),
+        "boxes_clipped": samples.clipped,
+        "unknown_objects": dict(samples.unknown_objects),
+    }
+
+
+def split_record(
+    samples: Sequence[PlannedSample],
+    plans: Sequence[ShardPlan],
+    records: Mapping[str, ShardRecord],
+    classes: Sequence[str],
+) -> SplitRecord:
+    """A split's counts, and the records of its shards in their order."""
+    counts = count_split(_boxes(samples), classes)
+    return SplitRecord(
+        samples=counts.samples,
+        objects=sum(counts.objects.values()),
+        class_images=counts.images,
+        class_objects=counts.objects,
+        shards=tuple(records[plan.name] for plan in plans),
+    )
+
+
+def _boxes(samples: Sequence[PlannedSample]) -> Iterator[np.ndarray]:
+    for sample in samples:
+        yield np.asarray(json.loads(sample.record)["boxes"], dtype=np.int32).reshape(-1, 5)

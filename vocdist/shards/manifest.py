@@ -1,4 +1,4 @@
-"""The manifest: what a shard folder holds, written last, so that its presence means 'complete'."""
+"""What a folder of shards holds: `manifest.json`, the counts in it, and timm's `_info.json`."""
 
 import hashlib
 import json
@@ -7,11 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
-from vocdist.remote.download import read_whole
+from vocdist.files.atomic import replaced_when_done
 from vocdist.remote.location import Location, is_url, join
-from vocdist.remote.retry import NotThereError
+from vocdist.remote.transfer import NotThereError, read_whole
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -165,3 +164,21 @@ def _no_shards(folder: Location) -> str:
         f"  python scripts/make_shards.py source=kaggle:gopalbhattrai/pascal-voc-2012-dataset "
         f"output={folder}"
     )
+
+
+INFO_NAME = "_info.json"
+
+
+def save_info(manifest: Manifest, folder: Path) -> None:
+    """Write what `timm.data.readers.reader_wds` looks for beside the shards."""
+    splits = {
+        name: {
+            "name": name,
+            "num_samples": split.samples,
+            "filenames": [shard.name for shard in split.shards],
+            "shard_lengths": [shard.samples for shard in split.shards],
+        }
+        for name, split in manifest.splits.items()
+    }
+    with replaced_when_done(folder / INFO_NAME) as temporary:
+        temporary.write_text(json.dumps({"splits": splits}, indent=1) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vocdist.atomic import replaced_when_done
+from vocdist.files.atomic import replaced_when_done
 from vocdist.shards.index import index_bytes, index_path, scan_tar
 from vocdist.shards.manifest import ShardRecord
 

@@ -1,26 +1,44 @@
-"""Shards to a URL: converted and verified in a folder of this machine, then uploaded.
-
-The manifest goes last, so what has one is complete. Killed, the upload goes on where it was.
-A second run on this machine is refused; runs on several machines cannot see each other, but none
-publishes a manifest over objects that another replaced.
-"""
+"""Shards for others: uploaded to a URL, and logged to W&B as an artifact."""
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from vocdist.errors import UserError
 from vocdist.remote.cache import cache_folder
-from vocdist.remote.location import check_writable, join
-from vocdist.remote.upload import check_unchanged, list_names, object_facts, remove, upload_files
-from vocdist.shards.claim import claimed
+from vocdist.remote.location import Location, check_writable, join
+from vocdist.remote.transfer import check_unchanged, list_names, object_facts, remove, upload_files
 from vocdist.shards.convert import OUR_FILE
 from vocdist.shards.index import index_path
 from vocdist.shards.manifest import MANIFEST_NAME, Manifest, load_manifest
+from vocdist.shards.writer_lock import claimed
+
+
+class Entry(NamedTuple):
+    """Shard name -> its URL, and what is shown and searched."""
+
+    references: Mapping[str, str]
+    metadata: Mapping[str, Any]
+
+
+def data_set_entry(manifest: Manifest, location: Location) -> Entry:
+    """The entry of a shard folder: the same from a conversion and from a training that reads it."""
+    url = location.absolute().as_uri() if isinstance(location, Path) else location
+    shards = [shard.name for split in manifest.splits.values() for shard in split.shards]
+    return Entry(
+        references={name: join(url, name) for name in shards},
+        metadata={
+            "classes": list(manifest.classes),
+            "images": {name: split.samples for name, split in manifest.splits.items()},
+            "boxes": {name: split.objects for name, split in manifest.splits.items()},
+        },
+    )
+
 
 NOTES_NAME = "uploaded.jsonl"
 # What an upload that was cut off may have left besides shards.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
+from vocdist.files.atomic import replaced_when_done
 
 REJECTED_NAME = "rejected.jsonl"
 # Left out on purpose or as a matter of course: no sign of a broken data set.

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
+from vocdist.files.atomic import replaced_when_done
 from vocdist.remote.cache import CachedFolder, CacheRule, RemoteFile, default_cache
 from vocdist.remote.location import Location, is_url
 from vocdist.shards.index import IndexEntry, index_bytes, index_path, read_index, scan_tar

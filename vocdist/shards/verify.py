@@ -1,35 +1,89 @@
-"""Are these the shards that the manifest describes? Every difference is found and named."""
+"""Check shards against their manifest, here or in the cache of remote files."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
-from vocdist.atomic import TEMPORARY_SUFFIX
 from vocdist.errors import UserError
-from vocdist.remote.download import read_on, read_whole
+from vocdist.files.atomic import TEMPORARY_SUFFIX
+from vocdist.remote.cache import evict, list_cache
 from vocdist.remote.location import Location, is_url, join
-from vocdist.remote.retry import NotThereError
-from vocdist.remote.upload import list_names, object_facts
-from vocdist.shards.claim import LOCK_NAME
+from vocdist.remote.transfer import NotThereError, list_names, object_facts, read_on, read_whole
 from vocdist.shards.engine import run_tasks
-from vocdist.shards.index import index_bytes, index_path, read_index, scan_tar
-from vocdist.shards.info import INFO_NAME
+from vocdist.shards.index import IndexEntry, index_bytes, index_path, read_index, scan_tar
+from vocdist.shards.jpeg import BadImage, checked_size
 from vocdist.shards.manifest import (
+    INFO_NAME,
     MANIFEST_NAME,
     Manifest,
     ShardRecord,
     SplitRecord,
     load_manifest,
 )
-from vocdist.shards.members import class_counts, member_problems
 from vocdist.shards.progress import file_sha256
 from vocdist.shards.rejections import REJECTED_NAME
+from vocdist.shards.writer_lock import LOCK_NAME
+from vocdist.voc.classes import normalise_name
+
+PER_BOX = ("boxes", "names", "difficult", "truncated")
+
+
+def member_problems(tar: BinaryIO, entry: IndexEntry, classes: Sequence[str]) -> Iterator[str]:
+    """Lines `member: what is wrong` for the sample that an index entry points at."""
+    try:
+        size = checked_size(_read(tar, entry.jpg_offset, entry.jpg_size))
+    except BadImage as bad:
+        yield f"{entry.key}.jpg: {bad.detail}"
+        size = None
+    record = _record(tar, entry)
+    if record is None:
+        yield f"{entry.key}.json: not a record of vocdist"
+        return
+    if record["key"] != entry.key:
+        yield f"{entry.key}.json: it is the record of {record['key']}"
+    stated = (record["width"], record["height"])
+    if size and stated != size:
+        yield f"{entry.key}.json: states (width, height) {stated}, the image has {size}"
+    for number, (row, name) in enumerate(zip(record["boxes"], record["names"], strict=True), 1):
+        class_id, x, y, w, h = row
+        if not 0 <= class_id < len(classes) or normalise_name(classes[class_id]) != name:
+            yield f"{entry.key}.json: box {number} is of class {class_id}, '{name}'"
+        if x < 0 or y < 0 or w <= 0 or h <= 0 or x + w > stated[0] or y + h > stated[1]:
+            yield f"{entry.key}.json: box {number} {row} is not inside the image"
+
+
+def class_counts(tar: BinaryIO, entry: IndexEntry, num_classes: int) -> np.ndarray:
+    """(num_classes,) int64: boxes of each class; boxes of no class do not count."""
+    record = _record(tar, entry)
+    ids = [row[0] for row in record["boxes"]] if record else []
+    known = [i for i in ids if 0 <= i < num_classes]
+    return np.bincount(np.asarray(known, dtype=np.int64), minlength=num_classes)
+
+
+def _record(tar: BinaryIO, entry: IndexEntry) -> dict[str, Any] | None:
+    try:
+        record = json.loads(_read(tar, entry.json_offset, entry.json_size))
+        lengths = {len(record[name]) for name in PER_BOX}
+        whole = len(lengths) == 1 and all(len(row) == 5 for row in record["boxes"])
+        numbers = [record["width"], record["height"], *(v for r in record["boxes"] for v in r)]
+        fits = whole and "key" in record and all(type(number) is int for number in numbers)
+        return record if fits else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(tar: BinaryIO, offset: int, size: int) -> bytes:
+    tar.seek(offset)
+    return tar.read(size)
+
 
 BESIDE_SHARDS = frozenset({MANIFEST_NAME, INFO_NAME, REJECTED_NAME, LOCK_NAME})
 # Anyone may put these beside the shards.
@@ -221,3 +275,22 @@ def _count_problems(
                     f"{MANIFEST_NAME}: {what} of {class_name} in {name} is "
                     f"{stated.get(class_name)}, its shards hold {found}"
                 )
+
+
+def drop_damaged(root: Path) -> Iterator[tuple[Path, bool]]:
+    """Hash every whole shard in the cache: (its path, whether it was right).
+
+    A damaged one is fetched again when it is needed, as is one that is in use now: its readers
+    keep what they have open.
+    """
+    for entry in list_cache(root):
+        if entry.kind != "shards" or not (entry.folder / MANIFEST_NAME).is_file():
+            continue
+        manifest = load_manifest(entry.folder)
+        for shard in (shard for split in manifest.splits.values() for shard in split.shards):
+            path = entry.folder / shard.name
+            if path.is_file():
+                right = file_sha256(path) == shard.sha256
+                if not right and not evict(path):
+                    path.unlink(missing_ok=True)
+                yield path, right

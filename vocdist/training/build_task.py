@@ -7,13 +7,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
-from vocdist.config_file import load_config
+from vocdist.config.file import load_config
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
 from vocdist.models.classifier import Classifier
 from vocdist.models.losses import MultilabelLoss
-from vocdist.models.weights import load_weights
-from vocdist.rpn.network import (
+from vocdist.models.rpn.network import (
     AnchorRule,
     LossRule,
     MatchingRule,
@@ -21,11 +20,12 @@ from vocdist.rpn.network import (
     RegionProposalNetwork,
     SamplingRule,
 )
+from vocdist.models.weights import load_weights
+from vocdist.runs.folder import CONFIG, FINAL_WEIGHTS
 from vocdist.shards.reader import ShardReader
-from vocdist.training.classifier_task import ClassifierTask, positive_weights
-from vocdist.training.rpn_task import ProposalModel, RpnTask
-from vocdist.training.run_folder import CONFIG, FINAL_WEIGHTS
-from vocdist.training.task import Task
+from vocdist.tasks.classifier import ClassifierTask, positive_weights
+from vocdist.tasks.rpn import ProposalModel, RpnTask
+from vocdist.tasks.task import Task
 
 DEFAULT_CLASSIFIER_RUN = Path("runs/classifier")
 

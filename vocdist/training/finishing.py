@@ -3,23 +3,23 @@
 import json
 from pathlib import Path
 
-from vocdist.atomic import replaced_when_done
 from vocdist.config import TaskConfig
-from vocdist.config_file import plain_config
+from vocdist.config.file import plain_config
 from vocdist.data.loader import ahead_of_use
-from vocdist.report.curves import plot_curves
+from vocdist.files.atomic import replaced_when_done
+from vocdist.report.charts import plot_curves
 from vocdist.report.overlays import contact_sheet
-from vocdist.training.checkpoint_files import save_weights
-from vocdist.training.classifier_task import ClassifierTask
+from vocdist.report.wandb_results import note_best, result_values
+from vocdist.runs.checkpoint import save_weights
+from vocdist.runs.folder import FINAL_WEIGHTS, RESULTS, save_results
+from vocdist.runs.tracking import METRICS
+from vocdist.tasks.classifier import ClassifierTask
+from vocdist.tasks.rpn import RpnTask
+from vocdist.tasks.task import Record
 from vocdist.training.evaluation import evaluate
 from vocdist.training.loaders import build_loader, split_loader
 from vocdist.training.loop import Trainer
 from vocdist.training.overlays import proposal_overlays
-from vocdist.training.rpn_task import RpnTask
-from vocdist.training.run_folder import FINAL_WEIGHTS, RESULTS, save_results
-from vocdist.training.task import Record
-from vocdist.training.tracking import METRICS
-from vocdist.training.wandb_results import note_best, result_values
 
 # Val images in the picture of proposals.
 PICTURED = 6

@@ -8,10 +8,8 @@ from accelerate import Accelerator
 
 from vocdist.config import RpnConfig, TaskConfig
 from vocdist.config.training import DataConfig
-from vocdist.data.cache import DecodedCache
-from vocdist.data.dataset import RequestedSamples
-from vocdist.data.feature_dataset import FeatureDataset
-from vocdist.data.feature_files import FeatureFiles
+from vocdist.data.dataset import DecodedCache, RequestedSamples
+from vocdist.data.features import FeatureDataset, FeatureFiles
 from vocdist.data.geometry import shrunk_size
 from vocdist.data.loader import BatchLoader
 from vocdist.data.transforms import RpnTransform
@@ -19,9 +17,9 @@ from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule, default_cache
 from vocdist.shards.reader import ShardReader
-from vocdist.training.features import SplitImages, cached_features
-from vocdist.training.rpn_task import ProposalModel
-from vocdist.training.task import Task
+from vocdist.tasks.rpn import ProposalModel
+from vocdist.tasks.task import Task
+from vocdist.training.feature_cache import SplitImages, cached_features
 from vocdist.training.views import build_padding, build_transform
 
 

@@ -17,21 +17,18 @@ from torch import nn
 from vocdist.config.training import OptimConfig, TrainConfig
 from vocdist.data.batch import Batch
 from vocdist.data.loader import BatchLoader, ahead_of_use
+from vocdist.distributed.agreement import Agreement
+from vocdist.distributed.processes import average_buffers, learning_batch_norms
 from vocdist.errors import UserError
-from vocdist.training.accelerator import average_buffers, learning_batch_norms
-from vocdist.training.agreement import Agreement
-from vocdist.training.averaging import WeightAverage
-from vocdist.training.bad_steps import NON_FINITE
-from vocdist.training.checkpoint import Checkpoints, Position
+from vocdist.report.run_report import RunReport
+from vocdist.runs.checkpoint import Checkpoints, Position
+from vocdist.runs.progress import RunLog
+from vocdist.runs.tracking import Tracker
+from vocdist.tasks.task import Task
 from vocdist.training.evaluation import Evaluation, evaluate
-from vocdist.training.non_finite import FiniteGuard
-from vocdist.training.optimizer import gradient_norm, set_learning_rate
-from vocdist.training.run_log import RunLog
-from vocdist.training.run_report import RunReport
+from vocdist.training.guard import NON_FINITE, FiniteGuard
+from vocdist.training.optim import WeightAverage, gradient_norm, lr_factor, set_learning_rate
 from vocdist.training.saving import Saver
-from vocdist.training.schedule import lr_factor
-from vocdist.training.task import Task
-from vocdist.training.tracking import Tracker
 
 
 @dataclass

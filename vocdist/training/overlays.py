@@ -7,7 +7,7 @@ from PIL import Image
 
 from vocdist.data.loader import BatchLoader
 from vocdist.report.overlays import draw_proposals
-from vocdist.training.rpn_task import RpnTask
+from vocdist.tasks.rpn import RpnTask
 
 # More than this many boxes hide the image.
 DRAWN_PROPOSALS = 20

@@ -1,41 +1,73 @@
 """A training run from its config to its results."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 
 from vocdist.config import RpnConfig, TaskConfig
-from vocdist.config_file import plain_config
+from vocdist.config.file import plain_config
+from vocdist.distributed.agreement import Agreement
+from vocdist.distributed.preemption import StopRequest
+from vocdist.distributed.processes import build_accelerator, lay_out, prepare
+from vocdist.errors import NO_ROOM, SharedError, UserError
+from vocdist.report.run_report import RunReport
+from vocdist.report.wandb_results import note_data_set
+from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, Position, load_model
+from vocdist.runs.environment import ENVIRONMENT, describe_environment, note_start
+from vocdist.runs.folder import CHECKPOINTS, RESULTS, begun_config, load_results
+from vocdist.runs.tracking import NullTracker, Tracker
 from vocdist.shards.manifest import describe_splits
-from vocdist.training.accelerator import build_accelerator, lay_out, prepare
-from vocdist.training.agreement import Agreement
+from vocdist.tasks.task import Task
 from vocdist.training.build_task import build_task, resolve_backbone
-from vocdist.training.checkpoint import Checkpoints, Position
-from vocdist.training.checkpoint_files import WEIGHTS, load_model
-from vocdist.training.environment import ENVIRONMENT, describe_environment, note_start
-from vocdist.training.failures import explained, leaving_together
 from vocdist.training.finishing import finish
 from vocdist.training.loaders import Readers, build_readers, training_loaders
 from vocdist.training.loop import Trainer
-from vocdist.training.optimizer import build_optimizer
-from vocdist.training.preemption import StopRequest
-from vocdist.training.run_folder import (
-    CHECKPOINTS,
-    RESULTS,
-    begun_config,
-    load_results,
-)
-from vocdist.training.run_report import RunReport
-from vocdist.training.same_start import check_same_start
-from vocdist.training.start import Start, alone_in, plan_start, prepare_folder
+from vocdist.training.optim import build_optimizer
+from vocdist.training.start import Start, alone_in, check_same_start, plan_start, prepare_folder
 from vocdist.training.status import run_to_the_end
-from vocdist.training.task import Task
-from vocdist.training.tracking import NullTracker, Tracker
-from vocdist.training.wandb_results import note_data_set
+
+_GO_ON = "then start again: the run goes on from its last checkpoint"
+
+
+@contextmanager
+def explained(run_dir: Path) -> Iterator[None]:
+    """Turn such failures into a `UserError`; all others pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        # torch raises it wherever the main process happens to be when the loader process ends.
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a loader process was killed, most often for want of memory "
+            f"({str(error).splitlines()[0].strip()}): lower data.num_workers or "
+            f"train.global_batch, {_GO_ON}"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"{run_dir}: cannot be written ({error.strerror}): free some space, {_GO_ON}"
+        ) from None
+
+
+@contextmanager
+def leaving_together(accelerator: Accelerator) -> Iterator[None]:
+    """Hold all ranks after a `SharedError` until each is done with what it had to close.
+
+    The launcher ends all as soon as one has left, and the main process has a log to finish.
+    """
+    try:
+        yield
+    except SharedError:
+        accelerator.wait_for_everyone()
+        raise
 
 
 class _Plan(NamedTuple):

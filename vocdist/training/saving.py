@@ -8,13 +8,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from vocdist.distributed.processes import average_buffers, raise_together
 from vocdist.errors import UserError
-from vocdist.training.accelerator import average_buffers, raise_together
-from vocdist.training.averaging import WeightAverage
-from vocdist.training.checkpoint import Checkpoints, Position
-from vocdist.training.checkpoint_files import WEIGHTS, load_model, load_training
-from vocdist.training.non_finite import FiniteGuard
-from vocdist.training.run_log import RunLog
+from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, Position, load_model, load_training
+from vocdist.runs.progress import RunLog
+from vocdist.training.guard import FiniteGuard
+from vocdist.training.optim import WeightAverage
 
 
 class Saver:

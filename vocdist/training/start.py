@@ -1,19 +1,22 @@
-"""Where a training begins: anew, at a checkpoint, or not at all."""
+"""Where a training begins: anew, at a checkpoint, or not at all; the same on all ranks."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vocdist.config_file import config_differences, save_config
-from vocdist.errors import UserError
-from vocdist.remote.lock import locked
-from vocdist.training.bad_steps import NON_FINITE
-from vocdist.training.checkpoint import Checkpoints, Position, load_position
-from vocdist.training.checkpoint_files import STATE, damage
-from vocdist.training.run_folder import CONFIG, FINAL_WEIGHTS, RESULTS, begun_config
-from vocdist.training.tracking import METRICS, drop_rows_after, remembered_run_id
+from accelerate import Accelerator
+
+from vocdist.config.file import config_differences, save_config
+from vocdist.distributed.processes import gather_lists
+from vocdist.errors import SharedError, UserError
+from vocdist.files.lock import locked
+from vocdist.runs.checkpoint import STATE, Checkpoints, Position, damage, load_position
+from vocdist.runs.folder import CONFIG, FINAL_WEIGHTS, RESULTS, begun_config
+from vocdist.runs.tracking import METRICS, drop_rows_after, remembered_run_id
+from vocdist.training.guard import NON_FINITE
 
 _LOCK = ".lock"
 
@@ -177,3 +180,70 @@ def _is_best(position: Position, checkpoint: Path, checkpoints: Checkpoints) -> 
     """Whether a checkpoint of this run is itself the best so far."""
     own = checkpoint.parent == checkpoints.folder
     return own and position.step == 0 < position.epoch == position.best_epoch
+
+
+@dataclass(frozen=True)
+class RankStart:
+    """Where one rank would begin.
+
+    Attributes:
+        rank: Its number.
+        host: Its machine.
+        config: With all settings.
+        start: Its position and checkpoint.
+        finished: It sees the results of a finished run.
+    """
+
+    rank: int
+    host: str
+    config: Any
+    start: Start
+    finished: bool
+
+
+def check_same_start(
+    accelerator: Accelerator, config: Any, start: Start, *, finished: bool
+) -> None:
+    """Go on when all ranks begin at the same place (a collective).
+
+    Each has read its shards and run folder by itself; where two hosts do not see the same ones,
+    the ranks would wait for each other until `runtime.collective_timeout_s` is over.
+
+    Raises:
+        SharedError: They differ, in what, and how that is mended; on every rank.
+    """
+    own = RankStart(accelerator.process_index, socket.gethostname(), config, start, finished)
+    first, *others = gather_lists(accelerator, [own])
+    for other in others:
+        difference = _difference(first, other)
+        if difference:
+            raise SharedError(difference)
+
+
+def _difference(first: RankStart, other: RankStart) -> str:
+    """What keeps two ranks from training together; empty: nothing."""
+    who = f"rank {first.rank} ({first.host}) and rank {other.rank} ({other.host})"
+    settings = config_differences(first.config, other.config, FREE_TO_CHANGE)
+    if settings:
+        return f"{who} were started with other settings: {'; '.join(settings)}: pass the same"
+    if first.start.position.manifest_hash != other.start.position.manifest_hash:
+        return (
+            f"{who} have other shards in data.shards: {first.config.data.shards} and "
+            f"{other.config.data.shards}: copy one folder to all hosts, or share it"
+        )
+    if _place(first) == _place(other):
+        return ""
+    return (
+        f"{who} do not begin at the same place: {_seen_by(first)}, {_seen_by(other)}: put run.dir "
+        f"on a file system that all hosts share, and pass the same run.dir everywhere"
+    )
+
+
+def _place(seen: RankStart) -> tuple[object, ...]:
+    start = seen.start
+    return start.position, start.checkpoint and start.checkpoint.name, start.rewound, seen.finished
+
+
+def _seen_by(seen: RankStart) -> str:
+    what = "no checkpoint" if seen.start.checkpoint is None else seen.start.checkpoint.name
+    return f"rank {seen.rank} sees {what} in {seen.config.run.dir}"

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from vocdist.atomic import replaced_when_done
+from vocdist.distributed.agreement import StopAgreed
+from vocdist.distributed.preemption import StopRequest
+from vocdist.distributed.processes import is_lost_process
 from vocdist.errors import Interrupted, ProcessLost
-from vocdist.training.accelerator import is_lost_process
-from vocdist.training.agreement import StopAgreed
+from vocdist.files.atomic import replaced_when_done
 from vocdist.training.loop import Trainer
-from vocdist.training.preemption import StopRequest
 
 STATUS = "status.json"
 

@@ -6,8 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from vocdist.config import RpnConfig, TaskConfig
-from vocdist.data.geometry import shrink
-from vocdist.data.padding import Padding
+from vocdist.data.geometry import Padding, shrink
 from vocdist.data.transforms import (
     ClassifierEvalTransform,
     ClassifierTrainTransform,

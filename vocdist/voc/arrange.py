@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
+from vocdist.files.atomic import replaced_when_done
 from vocdist.voc.pairing import JPEG_SUFFIXES, XML_SUFFIXES
 from vocdist.voc.split import write_image_sets
 

@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from vocdist.errors import UserError
 from vocdist.remote.cache import cache_folder
-from vocdist.remote.filesystem import open_filesystem
-from vocdist.remote.location import parse_location
-from vocdist.remote.retry import NotThereError, retried
+from vocdist.remote.location import open_filesystem, parse_location
+from vocdist.remote.transfer import NotThereError, retried
 
 FETCHES = 16
 NOTES_NAME = "fetched.jsonl"

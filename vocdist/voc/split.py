@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from vocdist.atomic import replaced_when_done
 from vocdist.errors import UserError
+from vocdist.files.atomic import replaced_when_done
 
 # In VOC's per-class lists: absent, difficult, present.
 LIST_FLAGS = frozenset({"-1", "0", "1"})

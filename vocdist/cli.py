@@ -1,0 +1,309 @@
+"""The command line of every script: arguments, `--help`, errors in one line, exit codes."""
+
+import inspect
+import os
+import re
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import ByteSize
+
+from vocdist.config.file import load_config
+from vocdist.errors import (
+    ABANDONED_EXIT,
+    INTERRUPTED_EXIT,
+    NO_ROOM,
+    PROCESS_LOST_EXIT,
+    USER_ERROR_EXIT,
+    Interrupted,
+    ProcessLost,
+    SharedError,
+    UserError,
+    leave,
+)
+
+WIDTH = 100
+_PLAIN_NAMES = {
+    int: "integer",
+    float: "number",
+    bool: "true | false",
+    str: "text",
+    Path: "path",
+    ByteSize: "bytes, as 20GB",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A setting, or the beginning of a section of them.
+
+    Attributes:
+        key: As it is set, `train.epochs`; of a section its name, `train`.
+        value: The default as it is written, `...` where there is none; None of a section.
+        kind: What may be written, `integer ≥ 1`; empty of a section.
+        meaning: In words.
+    """
+
+    key: str
+    value: str | None = None
+    kind: str = ""
+    meaning: str
+
+
+def settings_help(config_type: type, values: Any = None) -> str:
+    """All settings of a config type, `key=default`, type and meaning, in lines of 100 columns.
+
+    The defaults are those of `values`, a config of that type, where given.
+    """
+    return "\n".join(line for item in settings_of(config_type, values) for line in _lines(item))
+
+
+def settings_of(config_type: type, values: Any = None, prefix: str = "") -> Iterator[Setting]:
+    """All settings of a config type, each section's after its name; `values` as above."""
+    hints = get_type_hints(config_type, include_extras=True)
+    meanings = _meanings(config_type)
+    for field in fields(config_type):
+        value = field.default if values is None else getattr(values, field.name)
+        annotation, key = hints[field.name], f"{prefix}{field.name}"
+        if isinstance(annotation, type) and is_dataclass(annotation):
+            yield Setting(key=key, meaning=_first_line(annotation))
+            yield from settings_of(annotation, None if value is MISSING else value, f"{key}.")
+        elif field.name in meanings:  # others, as `task`, are not for the user
+            shown = "..." if value is MISSING else plain_value(value)
+            yield Setting(
+                key=key, value=shown, kind=type_name(annotation), meaning=meanings[field.name]
+            )
+
+
+def type_name(annotation: Any) -> str:
+    """A type as a user writes its values: `integer ≥ 1`, `a | b`, `[number, number]`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(arguments[0]) + _bounds(arguments[1:])
+    if origin is Literal:
+        return " | ".join(str(value) for value in arguments)
+    if origin in (Union, UnionType):
+        names = [type_name(member) for member in arguments if member is not NoneType]
+        return " or ".join(names + ["null"] * (NoneType in arguments))
+    if origin is tuple:
+        inner = [type_name(member) for member in arguments if member is not Ellipsis]
+        return f"[{', '.join(inner)}{', ...' * (Ellipsis in arguments)}]"
+    return _PLAIN_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def plain_value(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return f"[{','.join(plain_value(item) for item in value)}]"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _lines(item: Setting) -> Iterator[str]:
+    if item.value is None:
+        yield f"\n{item.key}: {item.meaning}"
+        return
+    # Names of networks and the like make a type longer than what is left of the line.
+    setting = f"{item.key}={item.value}"
+    head = f"  {setting:<44} {item.kind}"
+    yield from [head] if len(head) <= WIDTH else [f"  {setting}", *_wrapped(item.kind)]
+    yield from _wrapped(item.meaning)
+
+
+def _wrapped(text: str) -> list[str]:
+    indent = " " * 6
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+def _meanings(config_type: type) -> dict[str, str]:
+    """What a docstring's `Attributes:` says of each field, on one line."""
+    _, _, listed = (inspect.getdoc(config_type) or "").partition("Attributes:")
+    entries = re.split(r"\n {4}(?=\w+: )", textwrap.indent(inspect.cleandoc(listed), "    "))
+    pairs = (entry.strip().partition(": ") for entry in entries)
+    return {name: " ".join(text.split()) for name, _, text in pairs}
+
+
+def _first_line(config_type: type) -> str:
+    return (inspect.getdoc(config_type) or "").partition("\n")[0]
+
+
+def _bounds(metadata: tuple[Any, ...]) -> str:
+    """Limits of a number, as pydantic's Field keeps them: ` ≥ 1`, ` > 0`, ` 0 to 1`."""
+    rules = [rule for info in metadata for rule in getattr(info, "metadata", ())]
+    limits = {
+        name: f"{getattr(rule, name):g}"
+        for rule in rules
+        for name in ("ge", "gt", "le")
+        if hasattr(rule, name)
+    }
+    if "ge" in limits and "le" in limits:
+        return f" {limits['ge']} to {limits['le']}"
+    signs = {"ge": "≥", "gt": ">", "le": "≤"}
+    return "".join(f" {signs[name]} {limit}" for name, limit in limits.items())
+
+
+Config = TypeVar("Config")
+
+
+def run_command(
+    main: Callable[[list[str]], None],
+    doc: str | None,
+    settings: type | None = None,
+    default: Path | None = None,
+    *,
+    debug_is_mode: bool = False,
+) -> None:
+    """Call `main` with the arguments; a `UserError` ends in one line.
+
+    `--help` prints `doc` and the `settings` with the values of the `default` file. `--debug` adds
+    the traceback of errors, and is passed on to a script for which it is more (`debug_is_mode`).
+    """
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    if not debug_is_mode:
+        arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        if any(argument in ("-h", "--help") for argument in arguments):
+            print(help_text(doc, settings, default))
+            return
+        with _machines_errors():
+            main(arguments)
+    except UserError as error:
+        # Before the ranks have met, each finds the same mistake, and one says it.
+        if debug and (is_main_process() or _ranks_have_met()):
+            traceback.print_exc()
+        if is_main_process():
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        elif isinstance(error, _MachineError) or (
+            _ranks_have_met() and not isinstance(error, SharedError)
+        ):
+            print(f"error (rank {os.environ['RANK']}): {error}", file=sys.stderr, flush=True)
+        sys.exit(USER_ERROR_EXIT)
+    except Interrupted as stop:
+        if is_main_process():
+            print(stop, file=sys.stderr, flush=True)
+        leave(INTERRUPTED_EXIT)
+    except ProcessLost as error:
+        print(f"error (rank {os.environ.get('RANK', 0)}): {error}", file=sys.stderr, flush=True)
+        leave(PROCESS_LOST_EXIT)
+    except KeyboardInterrupt:
+        sys.exit(ABANDONED_EXIT)
+
+
+class _MachineError(UserError):
+    """What the system refused: on one machine only, it may be, so that each rank says its own."""
+
+
+@contextmanager
+def _machines_errors() -> Iterator[None]:
+    """Files that cannot be made, read or written, and full disks, in one line each."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in NO_ROOM
+        # Without a file, and not for want of room, it is a fault of ours or of the network's.
+        if not full and (error.filename is None or error.strerror is None):
+            raise
+        remedy = "free some space" if full else "mend that"
+        where = "" if error.filename is None else f"{error.filename}: "
+        raise _MachineError(
+            f"{where}cannot be read or written ({error.strerror}): {remedy} or choose another "
+            f"place, then run the same command again (--debug shows where it was met)"
+        ) from error
+
+
+def help_text(doc: str | None, settings: type | None, default: Path | None) -> str:
+    """A script's docstring and, where it has settings, what each of them is."""
+    text = (doc or "").strip()
+    if settings is None:
+        return text
+    # Without the repository there is no such file: the types' own defaults are shown.
+    found = default is not None and _present(default).is_file()
+    values = load_config(settings, _present(default)) if found and default else None
+    origin = f"; shown are the values of {default}" if found else ""
+    return f"{text}\n\nSettings{origin}:\n{settings_help(settings, values)}"
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints: rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def config_from_arguments(
+    config_type: type[Config], arguments: Sequence[str], default: Path
+) -> Config:
+    """`[CONFIG.yaml] [section.key=value ...]` -> config; `default` is used without a file."""
+    path, overrides = split_arguments(arguments)
+    return load_config(config_type, Path(path) if path else _present(default), overrides)
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Separate the optional leading file or folder from the overrides.
+
+    `--resume WHERE` and `--resume=WHERE` are spelled-out forms of `train.resume=WHERE`.
+    """
+    first: str | None = None
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--resume":
+            overrides.append(f"train.resume={rest.pop(0) if _is_value(rest) else 'auto'}")
+        elif argument.startswith("--resume="):
+            overrides.append(f"train.resume={argument.partition('=')[2]}")
+        elif argument.startswith("-"):
+            raise UserError(f"unknown option {argument}: settings are given as section.key=value")
+        elif "=" in argument:
+            overrides.append(argument)
+        elif first is None:
+            first = argument
+        else:
+            raise UserError(f"unexpected argument {argument!r} after {first!r}")
+    return first, overrides
+
+
+def split_places(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate files and folders from overrides; a file may have `=` in its name."""
+    unknown = [argument for argument in arguments if argument.startswith("-")]
+    if unknown:
+        raise UserError(f"unknown option {unknown[0]}: settings are given as key=value")
+    overrides = [a for a in arguments if "=" in a and not Path(a).exists()]
+    return [a for a in arguments if a not in overrides], overrides
+
+
+def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """Take `NAME VALUE` or `NAME=VALUE` out of the arguments: (value or None, the rest)."""
+    rest = list(arguments)
+    for i, argument in enumerate(rest):
+        if argument == name:
+            if i + 1 == len(rest):
+                raise UserError(f"{name} needs a value")
+            return rest[i + 1], rest[:i] + rest[i + 2 :]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2], rest[:i] + rest[i + 1 :]
+    return None, rest
+
+
+def _present(default: Path) -> Path:
+    """The file in this folder, else that of the repository in whose scripts/ the command lies."""
+    beside = Path(sys.argv[0]).absolute().parent.parent / default
+    return beside if beside.is_file() and not default.is_file() else default
+
+
+def _ranks_have_met() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
+
+
+def _is_value(rest: Sequence[str]) -> bool:
+    return bool(rest) and "=" not in rest[0] and not rest[0].startswith("-")

@@ -1,0 +1,94 @@
+"""A trained multi-label classifier: which classes are in an image."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from vocdist.config import ClassifierConfig
+from vocdist.errors import UserError
+from vocdist.inference.images import ImageSource, as_images, image_name, input_batches
+from vocdist.inference.results import Unreadable, in_order
+from vocdist.inference.trained import Trained, load_trained
+from vocdist.tasks.classifier import ClassifierTask
+
+DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one image.
+
+    Attributes:
+        name: Path of the file, or `image N` for what has none.
+        scores: Class name -> probability of presence in [0, 1], the most probable first.
+        present: The classes that reach their threshold, the most probable first.
+    """
+
+    name: str
+    scores: Mapping[str, float]
+    present: tuple[str, ...]
+
+
+class Classifier:
+    """Says which classes are in images; make one with `Classifier.load`.
+
+    Attributes:
+        trained: The model and its settings.
+        classes: Their names.
+        thresholds: Class name -> the score from which on it counts as present.
+    """
+
+    def __init__(self, trained: Trained) -> None:
+        """Take over a loaded model; `Classifier.load` is the usual way."""
+        if not isinstance(trained.config, ClassifierConfig):
+            raise UserError(
+                f"{trained.weights}: holds an RPN, which knows no classes: load it with "
+                f"RegionProposalNetwork.load, or use scripts/propose.py"
+            )
+        assert isinstance(trained.task, ClassifierTask)
+        self._task = trained.task
+        self.trained = trained
+        self.classes = trained.classes
+        unset = dict.fromkeys(trained.classes, DEFAULT_THRESHOLD)
+        self.thresholds = unset | dict(trained.thresholds)
+
+    @classmethod
+    def load(cls, source: str | Path, device: str = "auto") -> Self:
+        """Of a run folder or a `model.safetensors`; see `load_trained`."""
+        return cls(load_trained(source, device))
+
+    def predict(
+        self, images: ImageSource | Iterable[ImageSource], *, batch: int = 32, workers: int = 0
+    ) -> list[Prediction]:
+        """One prediction per image, in their order.
+
+        Images are paths (of files, folders, patterns), PIL images, uint8 arrays (H, W, 3) or
+        tensors (3, H, W), of any sizes; one or many. `workers` processes read them.
+
+        Raises:
+            UserError: An image cannot be read.
+        """
+        return in_order(self.predict_each(as_images(images), batch=batch, workers=workers))
+
+    @torch.inference_mode()
+    def predict_each(
+        self, images: list[ImageSource], *, batch: int = 32, workers: int = 0
+    ) -> Iterator[tuple[int, Prediction | Unreadable]]:
+        """Every image's position and prediction as they become ready; nothing is raised for one."""
+        for inputs in input_batches(images, self.trained.view, batch=batch, workers=workers):
+            for position, reason in inputs.unreadable.items():
+                yield position, Unreadable(image_name(images[position], position), reason)
+            if inputs.batch is None:
+                continue
+            on_device = inputs.batch.to(self.trained.device)
+            rows = self._task.scores(self._task.model, on_device.images).cpu().tolist()
+            for position, row in zip(inputs.batch.indices.tolist(), rows, strict=True):
+                yield position, self._named(image_name(images[position], position), row)
+
+    def _named(self, name: str, row: list[float]) -> Prediction:
+        best_first = sorted(zip(self.classes, row, strict=True), key=lambda pair: -pair[1])
+        present = tuple(c for c, score in best_first if score >= self.thresholds[c])
+        return Prediction(name, dict(best_first), present)

@@ -1,0 +1,180 @@
+"""Layers that are exact on any number of processes: BatchNorm, dropout, pixels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from vocdist.models.random_keys import random_keys
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """`BatchNorm2d` by the mean and variance of all ranks' samples together.
+
+    On one process, and in evaluation, it is `BatchNorm2d`. Each layer costs a small all-reduce in
+    the forward and one in the backward pass. Set `counted` (B,) where the samples of a rank may be
+    there only to take part: such a batch counts as a whole or not at all.
+    """
+
+    counted: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        """(B, C, H, W) -> the same, normalised."""
+        if not self.training or _ranks() == 1:
+            return super().forward(input)
+        values = input.float()
+        mean, var, count = self._over_all_ranks(values)
+        self._update_running(mean, var, count)
+        scale = self.weight * (var + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        shape = (1, -1, 1, 1)
+        output = torch.addcmul(shift.float().view(shape), values, scale.float().view(shape))
+        return output.to(input.dtype)
+
+    def _over_all_ranks(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean (C,), biased variance (C,) and number of values () of all ranks, float64."""
+        var, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
+        # In float64, where a difference of squares loses nothing that float32 has.
+        var, mean = var.double(), mean.double()
+        # Filled, where a number from the host would be a copy that CUDA waits for.
+        every = values.new_full((1,), len(values)) if self.counted is None else self.counted.sum()
+        own = every.double().view(1) * (values.shape[2] * values.shape[3])
+        sums = _SumOverRanks.apply(torch.cat([own * mean, own * (var + mean**2), own]))
+        count = sums[-1]
+        mean, square = (sums[:-1] / count).chunk(2)
+        return mean, (square - mean**2).clamp(min=0), count
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.momentum is None:
+            raise ValueError("SyncBatchNorm keeps running statistics with a momentum")
+        unbiased = var * (count / (count - 1).clamp(min=1))
+        self.running_mean.lerp_(mean.float(), self.momentum)
+        self.running_var.lerp_(unbiased.float(), self.momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Every rank's loss depends on the sum, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def _ranks() -> int:
+    together = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if together else 1
+
+
+class SampleDropout(nn.Module):
+    """Drops features of (B, ...) by a hash of each sample's seed.
+
+    A mask depends on nothing but that seed: not on the rest of the batch, the rank, the device, or
+    what was drawn before. Set `seeds` (B,) before each forward pass in training.
+    """
+
+    def __init__(self, p: float, layer: int) -> None:
+        """`p` is the share that is dropped; `layer` tells a sample's masks apart."""
+        super().__init__()
+        self.p = p
+        self.layer = layer
+        self.seeds: Tensor | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features, some of them 0 and the others larger by 1 / (1 - p)."""
+        if not self.training or not self.p:
+            return features
+        if self.seeds is None:
+            raise ValueError("dropout in training needs the seeds of the samples")
+        # Far from the seeds of other samples, which are random 62-bit numbers.
+        keys = random_keys(self.seeds ^ self.layer, features[0].numel())
+        kept = (keys >= self.p).view(features.shape).to(features.dtype)
+        return features * (kept / (1 - self.p))
+
+    def extra_repr(self) -> str:
+        """For `print(model)`."""
+        return f"p={self.p}, layer={self.layer}"
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# Rec. 601: the gray that torchvision's colour transforms blend with.
+LUMA = (0.2989, 0.587, 0.114)
+
+
+class ImageNetPixels(nn.Module):
+    """uint8 RGB (B, 3, H, W) -> float32, per channel `(value / 255 - mean) / std`."""
+
+    def __init__(self) -> None:
+        """Constants are buffers, so that they move with the model; no checkpoint holds them."""
+        super().__init__()
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        # (v / 255 - m) / s as one multiply and one add.
+        self.register_buffer("factor", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("offset", (-mean / std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA), persistent=False)
+        self.factor: Tensor
+        self.offset: Tensor
+        self.luma: Tensor
+        self.memory_format = torch.contiguous_format
+
+    def forward(
+        self, images: Tensor, image_sizes: Tensor | None = None, color: Tensor | None = None
+    ) -> Tensor:
+        """Normalise; with `image_sizes` (B, 2) rows (height, width), padding outside becomes 0.
+
+        Zero is the mean colour, and what convolutions see beyond the border anyway. `color` (B, 3)
+        are factors of brightness, contrast and saturation, see `jitter_color`.
+        """
+        pixels = images.to(torch.float32, memory_format=self.memory_format)
+        if color is not None:
+            pixels = jitter_color(pixels, color, self.luma)
+            pixels = pixels.contiguous(memory_format=self.memory_format)
+        pixels = pixels.mul_(self.factor).add_(self.offset)
+        if image_sizes is None:
+            return pixels
+        rows = torch.arange(images.shape[2], device=images.device)
+        columns = torch.arange(images.shape[3], device=images.device)
+        inside_rows = rows < image_sizes[:, :1]
+        inside_columns = columns < image_sizes[:, 1:]
+        inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+        return pixels.mul_(inside)
+
+
+def jitter_color(pixels: Tensor, color: Tensor, luma: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of (B, 3, H, W) by factors (B, 3), in this order.
+
+    `luma` (3,) are the colours' shares in gray, on the device: a constant made here would be a copy
+    that CUDA waits for.
+
+    As torchvision's ColorJitter blends, but in one pass: the three are one affine map of a pixel's
+    colour, and nothing is clipped to the range of uint8. The result is NHWC in memory.
+    """
+    brightness, contrast, saturation = color.to(pixels.dtype).view(-1, 3, 1, 1).unbind(1)
+    mean_gray = pixels.mean(dim=(2, 3)) @ luma
+    scale = brightness * contrast
+    # Each colour: saturation of it and the rest of the gray; then contrast's part of the mean.
+    mixed = (scale * saturation) * torch.eye(3, device=pixels.device)
+    mixed = mixed + (scale * (1 - saturation)) * luma
+    offset = (brightness * (1 - contrast)).view(-1) * mean_gray
+    turned = pixels.permute(0, 2, 3, 1) @ mixed.mT[:, None]
+    return turned.permute(0, 3, 1, 2).add_(offset.view(-1, 1, 1, 1))
+
+
+def set_channels_last(model: nn.Module, channels_last: bool) -> None:
+    """Lay out a model's convolutions, and the pixels it makes, as NHWC or NCHW in memory."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model.to(memory_format=layout)
+    for module in model.modules():
+        if isinstance(module, ImageNetPixels):
+            module.memory_format = layout

@@ -1,0 +1,203 @@
+"""The run folder's `predictions.npz` and `report.html`, kept up to date while training."""
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vocdist.config import RpnConfig, TaskConfig
+from vocdist.config.file import read_yaml
+from vocdist.data.dataset import decode_image
+from vocdist.data.geometry import fitted_size, rows_to_xyxy
+from vocdist.errors import UserError
+from vocdist.files.atomic import replaced_when_done
+from vocdist.models.rpn.anchors import cell_anchors
+from vocdist.report.charts import read_rows
+from vocdist.report.page import run_page
+from vocdist.report.predictions import (
+    PREDICTIONS,
+    ClassifierPredictions,
+    Example,
+    Predictions,
+    RpnPredictions,
+    load_predictions,
+    save_predictions,
+    shown_images,
+)
+from vocdist.report.run_data import RunData, flat
+from vocdist.runs.environment import ENVIRONMENT, read_starts
+from vocdist.runs.folder import CONFIG, RESULTS, load_results
+from vocdist.runs.tracking import METRICS
+from vocdist.shards.reader import ShardReader
+from vocdist.tasks.rpn import CURVE_COUNTS
+from vocdist.tasks.task import Record
+
+REPORT = "report.html"
+# Longest side of a picture in the page, pixels.
+PICTURE_SIDE = 400
+# Boxes of the train split in the picture of the anchors: more would hide each other.
+SAMPLED_BOXES = 2000
+# At most this share of a run's time goes into refreshing its page.
+REFRESH_SHARE = 0.02
+
+
+class RunReport:
+    """Writes the two files from records of the val split; on the main process alone.
+
+    Args:
+        config: The run's.
+        train: Its train split: the RPN's page lays anchors on its boxes.
+        val: Its val split, in the order of the records.
+    """
+
+    def __init__(self, config: TaskConfig, train: ShardReader, val: ShardReader) -> None:
+        """Keep the parts."""
+        self._config = config
+        self._train = train
+        self._val = val
+        self._written = -float("inf")
+        self._cost = 0.0
+
+    def refresh(self, records: Sequence[Record]) -> None:
+        """Write both files, unless that was done a short while ago for what it costs."""
+        if time.perf_counter() - self._written >= self._cost / REFRESH_SHARE:
+            self.write(records)
+
+    def write(self, records: Sequence[Record], results: Mapping[str, float] | None = None) -> None:
+        """Write both files, with the `results` of a run that ends.
+
+        What goes wrong is told and stops no training.
+        """
+        started = time.perf_counter()
+        run_dir = self._config.run.dir
+        try:
+            predictions = self._predictions(records)
+            best, worst = shown_images(predictions)
+            examples = [self._example(index) for index in (*best, *worst)]
+            save_predictions(run_dir / PREDICTIONS, predictions, examples)
+            write_page(run_dir, results)
+        except Exception as error:
+            print(f"{run_dir / REPORT}: not written ({type(error).__name__}: {error})")
+        self._written = time.perf_counter()
+        self._cost = self._written - started
+
+    def _predictions(self, records: Sequence[Record]) -> Predictions:
+        classes = list(self._val.manifest.classes)
+        keys = [annotations.key for annotations in self._val.annotations]
+        losses = np.array([record["loss"] for record in records], dtype=np.float32)
+        if not isinstance(self._config, RpnConfig):
+            return ClassifierPredictions(
+                classes=classes,
+                keys=keys,
+                scores=np.stack([np.asarray(record["scores"]) for record in records]),
+                labels=_joined(records, "labels").reshape(-1, len(classes)).astype(np.int8),
+                losses=losses,
+            )
+        boxes = [len(np.asarray(record["best"])) for record in records]
+        proposals = [len(np.asarray(record["proposal_boxes"])) for record in records]
+        images = np.arange(len(records))
+        return RpnPredictions(
+            classes=classes,
+            keys=keys,
+            losses=losses,
+            counts=np.array(CURVE_COUNTS),
+            best=_joined(records, "best"),
+            box_image=np.repeat(images, boxes),
+            areas=_joined(records, "areas"),
+            proposals=_joined(records, "proposal_boxes"),
+            scores=_joined(records, "proposal_scores"),
+            proposal_image=np.repeat(images, proposals),
+            anchors=_anchor_sizes(self._config),
+            train_sizes=_box_sizes(self._config, self._train),
+        )
+
+    def _example(self, index: int) -> Example:
+        sample = self._val.read(index)
+        annotations = sample.annotations
+        pixels = decode_image(sample.jpeg, annotations.key).permute(1, 2, 0).numpy()
+        image = Image.fromarray(pixels)
+        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        encoded = io.BytesIO()
+        image.save(encoded, "JPEG", quality=80)
+        width, height = annotations.width, annotations.height
+        one_based = not isinstance(self._config, RpnConfig) or self._config.input.one_based
+        boxes = rows_to_xyxy(annotations.boxes, width, height, one_based=one_based)
+        return Example(
+            index=index,
+            jpeg=encoded.getvalue(),
+            boxes=(boxes / (width, height, width, height)).astype(np.float32),
+            class_ids=annotations.boxes[:, 0].astype(np.int64),
+        )
+
+
+def write_page(run_dir: Path, results: Mapping[str, float] | None = None) -> Path:
+    """Write `report.html` from the other files of a run folder, and its results where given.
+
+    Raises:
+        UserError: The folder is not a run.
+    """
+    output = run_dir / REPORT
+    run = read_run(run_dir)
+    page = run_page(replace(run, results=results) if results else run)
+    with replaced_when_done(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return output
+
+
+def read_run(run_dir: Path) -> RunData:
+    """What a page is made of.
+
+    Raises:
+        UserError: The folder is not a run.
+    """
+    if not (run_dir / CONFIG).is_file():
+        raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
+    results: Mapping[str, float] | None = None
+    if (run_dir / RESULTS).is_file():
+        results = load_results(run_dir / RESULTS)
+    found: tuple[Predictions | None, list[Example]] = (None, [])
+    if (run_dir / PREDICTIONS).is_file():
+        found = load_predictions(run_dir / PREDICTIONS)
+    return RunData(
+        name=run_dir.resolve().name,
+        config=flat(read_yaml(run_dir / CONFIG)),
+        starts=read_starts(run_dir / ENVIRONMENT),
+        rows=read_rows(run_dir / METRICS) if (run_dir / METRICS).is_file() else [],
+        results=results,
+        predictions=found[0],
+        examples=found[1],
+    )
+
+
+def _joined(records: Sequence[Record], name: str) -> np.ndarray:
+    return np.concatenate([np.asarray(record[name]) for record in records])
+
+
+def _anchor_sizes(config: RpnConfig) -> np.ndarray:
+    """(A, 2) width and height of the anchors of a cell, pixels of the input."""
+    levels = [cell_anchors(scales, config.model.ratios) for scales in config.model.scales]
+    boxes = torch.cat(levels)
+    sizes: np.ndarray = (boxes[:, 2:] - boxes[:, :2]).numpy()
+    return sizes
+
+
+def _box_sizes(config: RpnConfig, train: ShardReader) -> np.ndarray:
+    """(B, 2) width and height of up to `SAMPLED_BOXES` train boxes, pixels of the input."""
+    sizes = [np.zeros((0, 2), dtype=np.float32)]
+    box = config.input
+    snap = box.pad_multiple if box.snap else 1
+    for one in train.annotations:
+        stored = np.array([one.width, one.height], dtype=np.float32)
+        height, width = fitted_size(one.height, one.width, box.short_side, box.long_side, snap)
+        xyxy = rows_to_xyxy(one.boxes, one.width, one.height, one_based=box.one_based)
+        sizes.append((xyxy[:, 2:] - xyxy[:, :2]) * np.array([width, height]) / stored)
+    found = np.concatenate(sizes).astype(np.float32)
+    # Evenly through the split, the same each time.
+    kept = np.linspace(0, len(found) - 1, min(len(found), SAMPLED_BOXES)).astype(int)
+    chosen: np.ndarray = found[kept]
+    return chosen

@@ -1,0 +1,84 @@
+"""What lies where in `runs/<name>/`: its config, its weights, its results."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
+from vocdist.config.file import load_config, read_yaml
+from vocdist.errors import UserError
+from vocdist.files.atomic import replaced_when_done
+from vocdist.runs.checkpoint import WEIGHTS, Checkpoints
+
+Config = TypeVar("Config", ClassifierConfig, RpnConfig)
+
+CONFIG = "config.yaml"
+FINAL_WEIGHTS = "model.safetensors"
+RESULTS = "results.json"
+CHECKPOINTS = "checkpoints"
+
+
+def begun_config(config_type: type[Config], run_dir: Path) -> Config | None:
+    """The settings a run folder was begun with; None when there is no run.
+
+    Raises:
+        UserError: It holds a run of the other task.
+    """
+    path = run_dir / CONFIG
+    if not path.is_file():
+        return None
+    task = task_of(run_dir)
+    if task != config_type().task:
+        raise UserError(f"{run_dir}: holds a run of another task ({task}): choose another run.dir")
+    return load_config(config_type, path)
+
+
+def task_of(run_dir: Path) -> str:
+    """`classifier` or `rpn`.
+
+    Raises:
+        UserError: The folder is not a run.
+    """
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
+    return str(read_yaml(path).get("task"))
+
+
+def load_run_config(run_dir: Path, overrides: list[str]) -> TaskConfig:
+    """The config a run was trained with, as the type of its task.
+
+    Raises:
+        UserError: The folder is not a run.
+    """
+    if task_of(run_dir) == "rpn":
+        return load_config(RpnConfig, run_dir / CONFIG, overrides)
+    return load_config(ClassifierConfig, run_dir / CONFIG, overrides)
+
+
+def run_weights(run_dir: Path) -> Path:
+    """A run's final weights, or its best checkpoint's while it is still training.
+
+    Raises:
+        UserError: The folder is not a run, or there are no weights yet.
+    """
+    if (run_dir / FINAL_WEIGHTS).is_file():
+        return run_dir / FINAL_WEIGHTS
+    best = Checkpoints(run_dir / CHECKPOINTS, keep=1).best()
+    if best is not None:
+        return best / WEIGHTS
+    task = task_of(run_dir)
+    raise UserError(f"{run_dir}: a {task} run without weights yet: let an epoch finish first")
+
+
+def save_results(results: Mapping[str, float], path: Path) -> None:
+    """Write flat metrics as JSON."""
+    with replaced_when_done(path) as temporary:
+        temporary.write_text(json.dumps(dict(results), indent=1) + "\n", encoding="utf-8")
+
+
+def load_results(path: Path) -> dict[str, float]:
+    """Read what `save_results` wrote."""
+    results: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return results

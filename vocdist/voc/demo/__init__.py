@@ -1,5 +1,0 @@
-"""A small VOC data set drawn from a seed, so that everything can be tried without a download."""
-
-from vocdist.voc.demo.dataset import write_demo_dataset
-
-__all__ = ["write_demo_dataset"]
