@@ -15,10 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from vocdist.cli import is_main_process, run_command, split_arguments, take_option
-from vocdist.config import ClassifierConfig
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
-from vocdist.report.tables import classifier_table, recall_table
 from vocdist.training.evaluation import measure_run
 
 
@@ -34,8 +32,7 @@ def main(arguments: list[str]) -> None:
     if not is_main_process():
         return
     metrics = measured.evaluation.metrics
-    is_classifier = isinstance(measured.config, ClassifierConfig)
-    Console().print(classifier_table(metrics) if is_classifier else recall_table(metrics))
+    Console().print(measured.task.table(metrics))
     if json_path:
         with replaced_when_done(Path(json_path)) as temporary:
             temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")

@@ -21,10 +21,10 @@ from vocdist.cli import config_from_arguments, run_command
 from vocdist.config import ShardsConfig
 from vocdist.config.file import plain_config
 from vocdist.data.geometry import rows_to_xyxy
+from vocdist.drawing import class_colors, contact_sheet, draw_boxes
 from vocdist.files.atomic import replaced_when_done
 from vocdist.remote.cache import default_cache
 from vocdist.remote.location import last_part
-from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
 from vocdist.shards.convert import claimed_output, convert
 from vocdist.shards.manifest import MANIFEST_NAME, Manifest, SplitRule, load_manifest, save_manifest
 from vocdist.shards.plan import plan_hash, plan_shards

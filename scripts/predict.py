@@ -16,12 +16,12 @@ from tqdm import tqdm
 from vocdist.cli import run_command, split_places
 from vocdist.config import PredictConfig
 from vocdist.config.file import load_config
+from vocdist.drawing import draw_scores
 from vocdist.errors import UserError
 from vocdist.inference.classify import Classifier, Prediction
 from vocdist.inference.images import ImageSource, find_images
 from vocdist.inference.results import by_position, exit_if_unreadable
 from vocdist.inference.writing import save_pictures, write_predictions_csv, write_predictions_json
-from vocdist.report.overlays import draw_scores
 
 
 def main(arguments: list[str]) -> None:

@@ -20,12 +20,12 @@ from tqdm import tqdm
 from vocdist.cli import run_command, split_places
 from vocdist.config import ProposeConfig
 from vocdist.config.file import load_config
+from vocdist.drawing import draw_proposals
 from vocdist.errors import UserError
 from vocdist.inference.images import ImageSource, find_images
 from vocdist.inference.propose import ImageProposals, RegionProposalNetwork
 from vocdist.inference.results import by_position, exit_if_unreadable
 from vocdist.inference.writing import save_pictures, write_coco_results
-from vocdist.report.overlays import draw_proposals
 
 
 def main(arguments: list[str]) -> None:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from vocdist.cli import config_from_arguments, is_main_process, run_command
 from vocdist.config import ClassifierConfig
-from vocdist.report.tables import classifier_table
+from vocdist.metrics.tables import classifier_table
 from vocdist.training.modes import start, take_mode
 
 DEFAULT = Path("configs/classifier.yaml")

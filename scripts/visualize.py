@@ -15,21 +15,20 @@ from pathlib import Path
 from PIL import Image
 
 from vocdist.cli import run_command, split_arguments
-from vocdist.config import RpnConfig, VisualizeConfig
+from vocdist.config import VisualizeConfig
 from vocdist.config.file import load_config
 from vocdist.data.dataset import decode_image
 from vocdist.data.geometry import rows_to_xyxy
 from vocdist.distributed.processes import build_accelerator
+from vocdist.drawing import class_colors, contact_sheet, draw_boxes
 from vocdist.errors import UserError
 from vocdist.remote.location import Location, last_part, parse_location
-from vocdist.report.overlays import class_colors, contact_sheet, draw_boxes
-from vocdist.runs.folder import CONFIG, load_run_config
+from vocdist.runs.folder import CONFIG
 from vocdist.shards.manifest import MANIFEST_NAME
 from vocdist.shards.reader import ShardReader
-from vocdist.tasks.rpn import RpnTask
+from vocdist.tasks.task import load_run_config
 from vocdist.training.evaluation import load_task
 from vocdist.training.loaders import build_loader, cache_rule
-from vocdist.training.overlays import proposal_overlays
 from vocdist.voc.annotation import box_rows
 from vocdist.voc.classes import class_ids
 from vocdist.voc.layout import find_voc_root
@@ -96,14 +95,14 @@ def from_run(folder: Path, config: VisualizeConfig) -> Pictures:
     """Scaled images of an RPN run's split with their boxes and proposals."""
     run = load_run_config(folder, ["data.num_workers=0"])
     task = load_task(run, folder)
-    if not isinstance(run, RpnConfig) or not isinstance(task, RpnTask):
-        raise UserError(f"{folder}: a classifier proposes no boxes: pass an RPN run or shards")
+    if task.predicts != "boxes":
+        raise UserError(f"{folder}: a {task.title} proposes no boxes: pass an RPN run or shards")
     task.model.to(build_accelerator(run.runtime).device)
     reader = ShardReader(run.data.shards, config.split, cache=cache_rule(run.data))
     loader = build_loader(run, reader, training=False)
     index = {record.key: i for i, record in enumerate(reader.annotations)}
     keys = _chosen(list(index), config, run.data.shards)
-    overlays = proposal_overlays(task, loader, [index[k] for k in keys], drawn=config.proposals)
+    overlays = task.pictures(loader, [index[k] for k in keys], drawn=config.proposals)
     yield from zip(keys, overlays, strict=True)
 
 

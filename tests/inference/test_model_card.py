@@ -14,12 +14,11 @@ from torchvision.ops import nms
 
 from vocdist import Classifier, RegionProposalNetwork
 from vocdist.inference.export import export_graph
-from vocdist.inference.model_card import postprocessing, preprocessing
+from vocdist.inference.model_card import preprocessing
 from vocdist.inference.trained import Trained, load_trained
 from vocdist.runs.checkpoint import load_model
 from vocdist.tasks.rpn import ProposalModel
-from vocdist.training.build_task import build_trained_task
-from vocdist.training.views import evaluation_view
+from vocdist.tasks.task import evaluation_view, task_class
 
 # One of three short sides and more, and one upright with odd sides.
 SIZES = ((47, 171), (121, 83))
@@ -36,7 +35,7 @@ def with_settings(
         input=replace(trained.config.input, **changes),
         model=replace(trained.config.model, **levels or {}),
     )
-    task = build_trained_task(config, trained.classes)
+    task = task_class(config.task).build(config, trained.classes, None, pretrained=False)
     if levels is None:
         load_model(task.model, trained.weights)
     else:
@@ -130,7 +129,7 @@ def test_a_classifiers_card_leads_to_what_predict_says(
         image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
         expected = ours.predict(image)[0].scores
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-        inputs, _ = prepared(preprocessing(trained.config), pixels)
+        inputs, _ = prepared(preprocessing(trained), pixels)
         with torch.inference_mode():
             scores = graph(inputs)[0].tolist()
         assert dict(zip(ours.classes, scores, strict=True)) == pytest.approx(expected, abs=1e-4)
@@ -153,11 +152,11 @@ def test_an_rpns_card_leads_to_what_propose_says(
         image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
         expected = ours.propose(image)[0]
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-        inputs, sizes = prepared(preprocessing(trained.config), pixels)
+        inputs, sizes = prepared(preprocessing(trained), pixels)
         with torch.inference_mode():
             boxes, scores = export_graph(trained)(inputs, sizes)
         hw = inputs.shape[2], inputs.shape[3]
-        text = postprocessing(trained.config)
+        text = trained.task.card().postprocessing
         boxes, scores = read_boxes(text, boxes[0], scores[0], hw)
         boxes = boxes * (torch.tensor([height, width]) / sizes[0]).flip(0).repeat(2)
         # Scores of a hardly trained model nearly tie, so boxes may come in another order.

@@ -14,10 +14,10 @@ from vocdist.inference.images import input_batches
 from vocdist.inference.model_card import metadata_of
 from vocdist.inference.trained import load_trained
 from vocdist.runs.checkpoint import load_model, read_metadata
-from vocdist.runs.folder import load_run_config
 from vocdist.shards.reader import ShardReader
 from vocdist.tasks.classifier import ClassifierTask
 from vocdist.tasks.rpn import RpnTask
+from vocdist.tasks.task import load_run_config
 from vocdist.training.evaluation import load_task
 from vocdist.training.loaders import build_loader, build_reader
 

@@ -8,14 +8,14 @@ from PIL import Image
 
 from vocdist.metrics.classification import multilabel_metrics, prior_map
 from vocdist.metrics.proposals import COUNTS, proposal_recall
-from vocdist.report.predictions import (
+from vocdist.report.run_data import RunData
+from vocdist.runs.predictions import (
     ClassifierPredictions,
     Example,
     Predictions,
     RpnPredictions,
     shown_images,
 )
-from vocdist.report.run_data import RunData
 
 CLASSES = ["aeroplane", "bird", "cat", "dog", "person"]
 IMAGES = 60

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-from vocdist.report.overlays import (
+from vocdist.drawing import (
     GROUND_TRUTH_COLOR,
     PALETTE,
     class_colors,

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 from made_runs import classifier_predictions, examples, rpn_predictions
 
-from vocdist.report.predictions import load_predictions, save_predictions, shown_images
+from vocdist.runs.predictions import load_predictions, save_predictions, shown_images
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:

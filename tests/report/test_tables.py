@@ -1,7 +1,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from vocdist.report.tables import classifier_table, recall_table
+from vocdist.metrics.tables import classifier_table, recall_table
 
 
 def rows_of(table: Table) -> list[list[str]]:

@@ -7,14 +7,13 @@ import pytest
 import torch
 from forked import run_script
 from launch import CLASSIFIER, RPN
+from vocdist.training.build_task import build_task
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config.file import load_config
-from vocdist.config.rpn import FeaturesConfig
 from vocdist.distributed.processes import build_accelerator
 from vocdist.errors import UserError
 from vocdist.runs.tracking import NullTracker
-from vocdist.training.build_task import build_task
 from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.modes import Mode, take_mode
 from vocdist.training.modes.debug import debug_run, smaller
@@ -86,7 +85,7 @@ def test_the_memory_estimate_counts_what_the_backward_pass_keeps(demo_shards: Pa
     reader = build_reader(config, "train")
     task = build_task(config, reader, pretrained=False)
     batch = next(build_loader(config, reader, training=True).training(epoch=0))
-    memory = step_memory(task, batch)
+    memory = step_memory(task, batch, averaged=False)
     weights = sum(p.nbytes for p in task.model.parameters())
     assert memory.gradients == weights < memory.weights < 1.1 * weights
     assert memory.optimizer == 2 * weights
@@ -141,12 +140,12 @@ def shares_of(**most: float) -> dict[str, float]:
 def test_the_advice_names_the_setting(
     shares: dict[str, float], device: str, cores: int, words: str
 ) -> None:
-    assert words in advice(shares, ClassifierConfig(), device, cores)
+    assert words in advice(shares, ClassifierConfig(), device, cores, cached=False)
 
 
 def test_the_advice_for_cached_features_names_no_setting_without_effect() -> None:
     waiting = {"data wait": 0.5, "forward": 0.3, "backward": 0.1, "optimizer": 0.1}
-    words = advice(waiting, RpnConfig(features=FeaturesConfig(cache=True)), "cpu", 8)
+    words = advice(waiting, RpnConfig(), "cpu", 8, cached=True)
     assert "features.folder" in words and "num_workers" not in words
 
 

@@ -15,10 +15,10 @@ from vocdist.shards.manifest import SplitRule
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.samples import samples_of
 from vocdist.tasks.classifier import ClassifierTask, positive_weights
-from vocdist.tasks.rpn import RpnTask
-from vocdist.training.build_task import build_task, resolve_backbone
+from vocdist.tasks.rpn import RpnTask, proposal_overlays
+from vocdist.tasks.rpn_model import resolve_backbone
+from vocdist.tasks.task import build_task
 from vocdist.training.loaders import build_loader, build_reader
-from vocdist.training.overlays import proposal_overlays
 
 RPN = [
     "model.classifier=none",

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import ones
 from wandb_file import read_history, read_records
 
-from vocdist.report.predictions import PREDICTIONS, Predictions, save_predictions
 from vocdist.report.wandb_results import note_best, note_data_set, result_values
 from vocdist.runs.folder import FINAL_WEIGHTS
+from vocdist.runs.predictions import PREDICTIONS, Predictions, save_predictions
 from vocdist.runs.tracking import Tracker
 from vocdist.shards.reader import ShardReader
 

@@ -10,8 +10,7 @@ from vocdist.config.classifier import ClassifierConfig
 from vocdist.config.inference import ExportConfig, PredictConfig, ProposeConfig, VisualizeConfig
 from vocdist.config.rpn import RpnConfig
 from vocdist.config.shards import ShardsConfig
-
-TaskConfig = ClassifierConfig | RpnConfig
+from vocdist.config.training import TaskConfig
 
 __all__ = [
     "ClassifierConfig",

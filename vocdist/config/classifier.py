@@ -5,14 +5,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from vocdist.config.training import (
-    DataConfig,
-    OptimConfig,
-    RunConfig,
-    RuntimeConfig,
-    TrackingConfig,
-    TrainConfig,
-)
+from vocdist.config.training import RunConfig, TaskConfig
 from vocdist.config.values import (
     STRICT,
     BackboneName,
@@ -101,16 +94,11 @@ class ClassifierLossConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class ClassifierConfig:
+class ClassifierConfig(TaskConfig):
     """Settings of `scripts/train_classifier.py`."""
 
     run: RunConfig = RunConfig(dir=Path("runs/classifier"))
     task: Literal["classifier"] = "classifier"
-    data: DataConfig = DataConfig()
     input: ClassifierInputConfig = ClassifierInputConfig()
     model: ClassifierModelConfig = ClassifierModelConfig()
     loss: ClassifierLossConfig = ClassifierLossConfig()
-    train: TrainConfig = TrainConfig()
-    optim: OptimConfig = OptimConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
-    tracking: TrackingConfig = TrackingConfig()

@@ -5,14 +5,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from vocdist.config.training import (
-    DataConfig,
-    OptimConfig,
-    RunConfig,
-    RuntimeConfig,
-    TrackingConfig,
-    TrainConfig,
-)
+from vocdist.config.training import RunConfig, TaskConfig
 from vocdist.config.values import (
     STRICT,
     BackboneName,
@@ -132,18 +125,13 @@ class ProposalsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class RpnConfig:
+class RpnConfig(TaskConfig):
     """Settings of `scripts/train_rpn.py`."""
 
     run: RunConfig = RunConfig(dir=Path("runs/rpn"))
     task: Literal["rpn"] = "rpn"
-    data: DataConfig = DataConfig()
     input: RpnInputConfig = RpnInputConfig()
     features: FeaturesConfig = FeaturesConfig()
     model: RpnModelConfig = RpnModelConfig()
     matching: MatchingConfig = MatchingConfig()
     proposals: ProposalsConfig = ProposalsConfig()
-    train: TrainConfig = TrainConfig()
-    optim: OptimConfig = OptimConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
-    tracking: TrackingConfig = TrackingConfig()

@@ -1,4 +1,4 @@
-"""The sections that every training has: data, batches, optimizer, machine, run folder, W&B."""
+"""What every training has: data, batches, optimizer, machine, run folder, W&B."""
 
 from pathlib import Path
 from typing import Literal
@@ -162,3 +162,16 @@ class TrackingConfig:
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "vocdist"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TaskConfig:
+    """Settings of a training of any task; a task's own adds its sections."""
+
+    run: RunConfig
+    task: str
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    tracking: TrackingConfig = TrackingConfig()

@@ -194,3 +194,16 @@ class Padding:
     def padded(self, sizes: np.ndarray) -> tuple[int, int]:
         """(N, 2) scaled sizes of a batch -> the (height, width) that it shares, pixels."""
         return padded_size(sizes, self.multiple)
+
+
+# How `resize` scales, in the words of a model card.
+SCALING_WORDS = "(bilinear, antialiased, in uint8; halves are rounded to even)"
+
+
+def fitting_words(short_side: int, long_side: int, multiple: int) -> str:
+    """The sentence of a model card for `fitted_size`."""
+    unit = f"multiple of {multiple} pixels, at least to {multiple}" if multiple > 1 else "pixel"
+    return (
+        f"Scale it to the stored sides times min({short_side} / short side, {long_side} / long "
+        f"side), each rounded to the nearest {unit} {SCALING_WORDS}."
+    )

@@ -1,5 +1,6 @@
 """A trained multi-label classifier: which classes are in an image."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,10 @@ from typing import Self
 
 import torch
 
-from vocdist.config import ClassifierConfig
 from vocdist.errors import UserError
 from vocdist.inference.images import ImageSource, as_images, image_name, input_batches
 from vocdist.inference.results import Unreadable, in_order
 from vocdist.inference.trained import Trained, load_trained
-from vocdist.tasks.classifier import ClassifierTask
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -43,17 +42,18 @@ class Classifier:
 
     def __init__(self, trained: Trained) -> None:
         """Take over a loaded model; `Classifier.load` is the usual way."""
-        if not isinstance(trained.config, ClassifierConfig):
+        if trained.task.predicts != "classes":
             raise UserError(
-                f"{trained.weights}: holds an RPN, which knows no classes: load it with "
-                f"RegionProposalNetwork.load, or use scripts/propose.py"
+                f"{trained.weights}: not a classifier but a {trained.task.title}, which knows no "
+                f"classes: use scripts/propose.py where it proposes boxes"
             )
-        assert isinstance(trained.task, ClassifierTask)
         self._task = trained.task
         self.trained = trained
         self.classes = trained.classes
         unset = dict.fromkeys(trained.classes, DEFAULT_THRESHOLD)
-        self.thresholds = unset | dict(trained.thresholds)
+        # One number for each class, where the run chose some.
+        numbers = json.loads(trained.task.metadata().get("thresholds", "[]"))
+        self.thresholds = unset | dict(zip(trained.classes, numbers, strict=bool(numbers)))
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto") -> Self:
@@ -84,11 +84,12 @@ class Classifier:
             if inputs.batch is None:
                 continue
             on_device = inputs.batch.to(self.trained.device)
-            rows = self._task.scores(self._task.model, on_device.images).cpu().tolist()
-            for position, row in zip(inputs.batch.indices.tolist(), rows, strict=True):
-                yield position, self._named(image_name(images[position], position), row)
+            answers = self._task.answers(on_device)
+            for position, answer in zip(inputs.batch.indices.tolist(), answers, strict=True):
+                name = image_name(images[position], position)
+                yield position, self._prediction(name, answer["scores"])
 
-    def _named(self, name: str, row: list[float]) -> Prediction:
-        best_first = sorted(zip(self.classes, row, strict=True), key=lambda pair: -pair[1])
+    def _prediction(self, name: str, scores: Mapping[str, float]) -> Prediction:
+        best_first = sorted(scores.items(), key=lambda pair: -pair[1])
         present = tuple(c for c, score in best_first if score >= self.thresholds[c])
         return Prediction(name, dict(best_first), present)

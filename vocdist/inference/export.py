@@ -12,77 +12,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.inference.images import input_batches
 from vocdist.inference.trained import Trained
+from vocdist.models.graph import ExportGraph
 from vocdist.models.layers import set_channels_last
-from vocdist.models.rpn.anchors import cell_anchors, centres_inside, clip_to_images, level_grid
-from vocdist.models.rpn.box_coding import decode
-from vocdist.tasks.classifier import ClassifierTask
-from vocdist.tasks.rpn import ProposalModel
 
 
-class ClassifierGraph(nn.Module):
-    """`images` (B, 3, H, W) uint8 -> `scores` (B, classes) float32 in [0, 1]."""
-
-    outputs = ("scores",)
-
-    def __init__(self, task: ClassifierTask) -> None:
-        """Around a trained model."""
-        super().__init__()
-        self.model = task.model
-        self._task = task
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Score the images, as evaluation does."""
-        return self._task.scores(self.model, images)
-
-
-class ProposalGraph(nn.Module):
-    """Every anchor's box and score, in the order of `RegionProposalNetwork`.
-
-    `images` (B, 3, H, W) uint8, scaled and padded, and `image_sizes` (B, 2) int64, their (height,
-    width) before the padding -> `boxes` (B, A, 4) float32 xyxy within the image, in pixels of the
-    input, and `scores` (B, A) in [0, 1], 0 where an anchor is not centred on the image.
-    """
-
-    outputs = ("boxes", "scores")
-
-    def __init__(self, model: ProposalModel) -> None:
-        """Around a trained model."""
-        super().__init__()
-        self.model = model
-        self._rule = model.rpn.anchor_rule
-
-    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Box and score all anchors."""
-        output, shapes = self.model([images], image_sizes)
-        padded = (images.shape[2], images.shape[3])
-        # The model's own grid is kept by size, which a graph for all sizes cannot do.
-        levels = zip(shapes, self._rule.scales_per_level, strict=True)
-        grid = torch.cat(
-            [level_grid(shape, padded, cell_anchors(s, self._rule.ratios)) for shape, s in levels]
-        )
-        anchors = clip_to_images(grid, image_sizes)
-        boxes = clip_to_images(decode(output.deltas, anchors), image_sizes)
-        return boxes, output.objectness.sigmoid() * centres_inside(grid, image_sizes)
-
-
-def export_graph(trained: Trained) -> ClassifierGraph | ProposalGraph:
+def export_graph(trained: Trained) -> ExportGraph:
     """The graph of a trained model, on the CPU and with NCHW weights, as other runtimes want them.
 
     Changes the model in place.
+
+    Raises:
+        UserError: The task has no graph.
     """
-    model = trained.task.model.cpu()
-    set_channels_last(model, False)
-    if isinstance(trained.task, ClassifierTask):
-        return ClassifierGraph(trained.task).eval()
-    assert isinstance(model, ProposalModel)
-    return ProposalGraph(model).eval()
+    set_channels_last(trained.task.model.cpu(), False)
+    graph = trained.task.graph()
+    if graph is None:
+        raise UserError(
+            f"{trained.weights}: a {trained.task.title} is not exported as a graph: use "
+            f"formats=[safetensors]"
+        )
+    return graph.eval()
 
 
 def example_size(trained: Trained) -> tuple[int, int]:
@@ -94,12 +50,12 @@ def example_size(trained: Trained) -> tuple[int, int]:
     return height, width
 
 
-def example_inputs(graph: nn.Module, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
+def example_inputs(graph: ExportGraph, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
     """Random images of a shape, and for proposals sizes that leave some padding."""
     generator = torch.Generator().manual_seed(batch + height + width)
     shape = (batch, 3, height, width)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    if isinstance(graph, ClassifierGraph):
+    if not graph.takes_sizes:
         return (images,)
     return images, torch.tensor([[height - 5, width], [height, width - 9]]).repeat(batch, 1)[:batch]
 
@@ -109,7 +65,7 @@ TOLERANCE = 1e-4
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
-def export_program(graph: nn.Module, size: tuple[int, int]) -> ExportedProgram:
+def export_program(graph: ExportGraph, size: tuple[int, int]) -> ExportedProgram:
     """Trace a graph for any batch and any sizes; the (height, width) given is but an example."""
     inputs = example_inputs(graph, 2, *size)
     sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
@@ -158,7 +114,7 @@ def require_onnx() -> None:
         )
 
 
-def onnx_difference(path: Path, graph: nn.Module, size: tuple[int, int]) -> float:
+def onnx_difference(path: Path, graph: ExportGraph, size: tuple[int, int]) -> float:
     """Greatest difference between onnxruntime and the model, over other batches and sizes."""
     import onnxruntime
 
@@ -172,7 +128,7 @@ def onnx_difference(path: Path, graph: nn.Module, size: tuple[int, int]) -> floa
     return _difference(graph, run, size)
 
 
-def program_difference(path: Path, graph: nn.Module, size: tuple[int, int]) -> float:
+def program_difference(path: Path, graph: ExportGraph, size: tuple[int, int]) -> float:
     """The same for a file of torch.export."""
     module = torch.export.load(path).module()
 
@@ -197,7 +153,7 @@ def check(difference: float, path: Path) -> None:
     print(f"{path}: differs from the model by {difference:.1g} at most")
 
 
-def _difference(graph: nn.Module, run: Any, size: tuple[int, int]) -> float:
+def _difference(graph: ExportGraph, run: Any, size: tuple[int, int]) -> float:
     worst = 0.0
     height, width = size
     for batch, h, w in ((1, width, height), (3, height, width)):

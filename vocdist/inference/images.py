@@ -19,7 +19,7 @@ from vocdist.data.transforms import Example
 from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.shards.record import Annotations
-from vocdist.training.views import EvaluationView
+from vocdist.tasks.task import EvaluationView
 
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 

@@ -8,12 +8,10 @@ from typing import Self
 import numpy as np
 import torch
 
-from vocdist.config import RpnConfig
 from vocdist.errors import UserError
 from vocdist.inference.images import ImageSource, as_images, image_name, input_batches
 from vocdist.inference.results import Unreadable, in_order
 from vocdist.inference.trained import Trained, load_trained
-from vocdist.tasks.rpn import RpnTask
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,11 @@ class RegionProposalNetwork:
 
     def __init__(self, trained: Trained) -> None:
         """Take over a loaded model; `RegionProposalNetwork.load` is the usual way."""
-        if not isinstance(trained.config, RpnConfig):
+        if trained.task.predicts != "boxes":
             raise UserError(
-                f"{trained.weights}: holds a classifier, which proposes no boxes: load it with "
-                f"Classifier.load, or use scripts/predict.py"
+                f"{trained.weights}: not a Region Proposal Network but a {trained.task.title}, "
+                f"which proposes no boxes: use scripts/predict.py"
             )
-        assert isinstance(trained.task, RpnTask)
         self._task = trained.task
         self.trained = trained
 
@@ -89,22 +86,16 @@ class RegionProposalNetwork:
             if inputs.batch is None:
                 continue
             on_device = inputs.batch.to(self.trained.device)
-            output, shapes = task.model(on_device.inputs, on_device.targets["image_size"])
-            proposals = task.propose(output, shapes, on_device)
-            sizes = zip(
-                inputs.batch.targets["stored_size"], inputs.batch.targets["image_size"], strict=True
-            )
-            for position, found, (stored, scaled) in zip(
-                inputs.batch.indices.tolist(), proposals, sizes, strict=True
+            stored = inputs.batch.targets["stored_size"].tolist()
+            for position, answer, (height, width) in zip(
+                inputs.batch.indices.tolist(), task.answers(on_device), stored, strict=True
             ):
-                # (height, width) twice reversed is (width, height, width, height): xyxy's order.
-                factors = (stored / scaled).flip(0).repeat(2).numpy()
                 yield (
                     position,
                     ImageProposals(
                         name=image_name(images[position], position),
-                        size_hw=(int(stored[0]), int(stored[1])),
-                        boxes=found.boxes[:count].cpu().numpy() * factors,
-                        scores=found.scores[:count].cpu().numpy(),
+                        size_hw=(int(height), int(width)),
+                        boxes=answer["boxes"][:count],
+                        scores=answer["scores"][:count],
                     ),
                 )

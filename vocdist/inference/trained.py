@@ -1,22 +1,25 @@
 """A trained model from a run folder or a single safetensors file, on a device, ready for use."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
-from vocdist.config.file import config_from_plain
+from vocdist.config import TaskConfig
 from vocdist.errors import UserError
 from vocdist.models.layers import set_channels_last
 from vocdist.runs.checkpoint import load_model, read_metadata
-from vocdist.runs.folder import CONFIG, load_run_config, run_weights
+from vocdist.runs.folder import CONFIG, run_weights
 from vocdist.shards.manifest import load_manifest
-from vocdist.tasks.task import Task
-from vocdist.training.build_task import build_trained_task
-from vocdist.training.views import EvaluationView, evaluation_view
+from vocdist.tasks.task import (
+    EvaluationView,
+    Task,
+    config_of_task,
+    evaluation_view,
+    load_run_config,
+    task_class,
+)
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,6 @@ class Trained:
         task: With the model in evaluation mode, on `device`.
         view: How images are made ready for it.
         device: Where it computes.
-        thresholds: Class name -> the score from which on it counts as present; empty where the
-            file has none.
     """
 
     weights: Path
@@ -40,7 +41,6 @@ class Trained:
     task: Task
     view: EvaluationView
     device: torch.device
-    thresholds: Mapping[str, float]
 
 
 def load_trained(source: str | Path, device: str = "auto") -> Trained:
@@ -57,16 +57,14 @@ def load_trained(source: str | Path, device: str = "auto") -> Trained:
     config = _config_of(weights, metadata)
     classes = _classes_of(weights, metadata, config)
     target = choose_device(device)
-    task = build_trained_task(config, classes)
+    task = task_class(config.task).build(config, classes, None, pretrained=False)
     load_model(task.model, weights)
     task.model.eval().requires_grad_(False).to(target)
     # MPS has computed wrong convolutions in NHWC: not there until it is shown right.
     set_channels_last(task.model, config.runtime.channels_last and target.type != "mps")
     view = evaluation_view(config, len(classes))
-    # One number for each class, where the run chose some.
-    numbers = json.loads(metadata.get("thresholds", "[]"))
-    thresholds = dict(zip(classes, numbers, strict=bool(numbers)))
-    return Trained(weights, config, classes, task, view, target, thresholds)
+    task.take_metadata(metadata)
+    return Trained(weights, config, classes, task, view, target)
 
 
 def choose_device(name: str) -> torch.device:
@@ -90,12 +88,10 @@ def _config_of(weights: Path, metadata: dict[str, str]) -> TaskConfig:
     """From the file itself, else from the run folder it lies in."""
     if "config" in metadata:
         values = json.loads(metadata["config"])
-        if values.get("task") == "rpn":
-            return config_from_plain(RpnConfig, values, str(weights))
-        return config_from_plain(ClassifierConfig, values, str(weights))
+        return config_of_task(values, str(weights))
     for folder in (weights.parent, *weights.parents[1:3]):
         if (folder / CONFIG).is_file():
-            return load_run_config(folder, [])
+            return load_run_config(folder)
     raise UserError(
         f"{weights}: does not say how it was trained: pass the run folder, or a file that "
         f"scripts/export.py made"

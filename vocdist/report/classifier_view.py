@@ -15,8 +15,8 @@ from vocdist.metrics.classification import (
     precision_recall,
 )
 from vocdist.report.charts import SMALL, Axis, Series, chart
-from vocdist.report.predictions import ClassifierPredictions
 from vocdist.report.training_view import Panel
+from vocdist.runs.predictions import ClassifierPredictions
 
 # The metrics' own threshold.
 THRESHOLD = 0.5

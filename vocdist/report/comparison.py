@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vocdist.errors import UserError
-from vocdist.report.page import TASKS, TILES, render, state
+from vocdist.report.page import render, state
 from vocdist.report.run_data import RunData
 from vocdist.report.training_view import COLORS, compared_panels
+from vocdist.tasks.task import task_class
 
 # A figure that is better when it is lower.
 LOWER = ("loss", "objectness", "box")
@@ -33,21 +34,22 @@ def comparison_page(runs: Sequence[RunData]) -> str:
     """The page of two runs or more.
 
     Raises:
-        UserError: Runs of both tasks, whose figures have nothing in common.
+        UserError: Runs of different tasks, whose figures have nothing in common.
     """
     tasks = {run.task for run in runs}
     if len(tasks) > 1:
         raise UserError(
-            "a classifier and an RPN have no figure in common: compare runs of one task"
+            f"runs of different tasks ({', '.join(sorted(tasks))}) have no figure in common: "
+            f"compare runs of one task"
         )
-    task = tasks.pop()
     names = unambiguous([run.name for run in runs])
-    tiles = [(key, name) for key, name, _, _ in TILES[task]]
+    task = task_class(tasks.pop())
+    tiles = [(key, name) for key, name, _, _ in task.tiles]
     aps = sorted({key for run in runs for key in run.metrics if key.startswith("ap/")})
     return render(
         "comparison.html",
         title=" · ".join(names),
-        kind=TASKS[task],
+        kind=task.title,
         runs=[
             (number % COLORS, name, state(run))
             for number, (name, run) in enumerate(zip(names, runs, strict=True))

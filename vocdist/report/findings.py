@@ -11,7 +11,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from vocdist.report.classifier_view import THRESHOLD, ClassifierView
-from vocdist.report.predictions import (
+from vocdist.report.rpn_view import FITTING, RpnView
+from vocdist.report.run_data import RunData, points
+from vocdist.runs.predictions import (
     RANKED_BY,
     ClassifierPredictions,
     Example,
@@ -19,11 +21,8 @@ from vocdist.report.predictions import (
     RpnPredictions,
     shown_images,
 )
-from vocdist.report.rpn_view import FITTING, RpnView
-from vocdist.report.run_data import RunData, points
+from vocdist.tasks.task import task_class
 
-# The metric that marks the best epoch, and what knowing nothing reaches.
-DECIDES = {"classifier": "mAP", "rpn": "AR@200"}
 # Waiting for data is worth a word from this share of the time on.
 WAITING = 0.15
 
@@ -39,19 +38,19 @@ def findings(run: RunData, view: ClassifierView | RpnView | None) -> list[str]:
 
 
 def _of_training(run: RunData) -> Iterator[str]:
-    epochs, values = points(run.rows, f"val/{DECIDES[run.task]}")
+    decides = task_class(run.task).best_metric
+    epochs, values = points(run.rows, f"val/{decides}")
     if len(values) > 2:
         best = int(values.argmax())
         # Of the last epoch's gain over the best before it.
         gain = values[-1] / max(1e-9, values[:-1].max()) - 1
         if best == len(values) - 1 and gain > 0.01:
             yield (
-                f"{DECIDES[run.task]} still rose by {gain:.0%} in the last epoch: more epochs may "
-                f"bring more."
+                f"{decides} still rose by {gain:.0%} in the last epoch: more epochs may bring more."
             )
         elif best < len(values) - 2 and values[-1] < 0.98 * values[best]:
             yield (
-                f"{DECIDES[run.task]} was highest after epoch {epochs[best]:.0f} "
+                f"{decides} was highest after epoch {epochs[best]:.0f} "
                 f"({values[best]:.3f}) and is {values[-1]:.3f} after epoch {epochs[-1]:.0f}: "
                 f"the later epochs did harm."
             )

@@ -8,31 +8,16 @@ from markupsafe import Markup, escape
 
 from vocdist.report.classifier_view import THRESHOLD, classifier_view
 from vocdist.report.findings import best_and_worst, findings
-from vocdist.report.predictions import ClassifierPredictions, RpnPredictions
 from vocdist.report.rpn_view import rpn_view
 from vocdist.report.run_data import RunData
 from vocdist.report.training_view import curve_panels, speed_panels
-
-# Key of a metric, what it is called, and the key of the same without learning.
-TILES = {
-    "classifier": (
-        ("mAP", "mAP", "mAP_prior", "class frequencies"),
-        ("macro_f1", "macro-F1", None, ""),
-        ("sample_f1", "sample-F1", None, ""),
-        ("loss", "val loss", None, ""),
-    ),
-    "rpn": (
-        ("recall50@200", "recall at IoU 0.5, 200 proposals", "recall50@200/grid", "uniform grid"),
-        ("AR@200", "AR, 200 proposals", "AR@200/grid", "uniform grid"),
-        ("recall50@50", "recall at IoU 0.5, 50 proposals", "recall50@50/grid", "uniform grid"),
-        ("loss", "val loss", None, ""),
-    ),
-}
-TASKS = {"classifier": "Multi-label classifier", "rpn": "Region Proposal Network"}
+from vocdist.runs.predictions import ClassifierPredictions, RpnPredictions
+from vocdist.tasks.task import task_class
 
 
 def run_page(run: RunData) -> str:
     """The page of one run, finished or not."""
+    task = task_class(run.task)
     predictions, classifier, rpn = run.predictions, None, None
     if isinstance(predictions, ClassifierPredictions):
         classifier = classifier_view(predictions, run.metrics)
@@ -43,9 +28,9 @@ def run_page(run: RunData) -> str:
         "run.html",
         run=run,
         title=run.name,
-        kind=TASKS[run.task],
+        kind=task.title,
         state=state(run),
-        tiles=[tile for tile in TILES[run.task] if tile[0] in run.metrics],
+        tiles=[tile for tile in task.tiles if tile[0] in run.metrics],
         findings=findings(run, classifier or rpn),
         curves=curve_panels(run),
         speed=speed_panels(run),

@@ -10,8 +10,8 @@ import numpy as np
 
 from vocdist.metrics.proposals import COUNTS, IOU_THRESHOLDS, LARGE_AREA, SMALL_AREA
 from vocdist.report.charts import Axis, Frame, Series, chart
-from vocdist.report.predictions import RpnPredictions
 from vocdist.report.training_view import Panel
+from vocdist.runs.predictions import RpnPredictions
 
 # Sides of boxes (square root of the area, stored pixels) between two bars.
 SIDES = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, np.inf)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vocdist.report.predictions import Example, Predictions
+from vocdist.runs.predictions import Example, Predictions
 
 Row = Mapping[str, Any]
 

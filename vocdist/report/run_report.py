@@ -7,41 +7,33 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from vocdist.config import RpnConfig, TaskConfig
 from vocdist.config.file import read_yaml
 from vocdist.data.dataset import decode_image
-from vocdist.data.geometry import fitted_size, rows_to_xyxy
+from vocdist.data.geometry import rows_to_xyxy
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
-from vocdist.models.rpn.anchors import cell_anchors
 from vocdist.report.charts import read_rows
 from vocdist.report.page import run_page
-from vocdist.report.predictions import (
+from vocdist.report.run_data import RunData, flat
+from vocdist.runs.environment import ENVIRONMENT, read_starts
+from vocdist.runs.folder import CONFIG, RESULTS, load_results
+from vocdist.runs.predictions import (
     PREDICTIONS,
-    ClassifierPredictions,
     Example,
     Predictions,
-    RpnPredictions,
     load_predictions,
     save_predictions,
     shown_images,
 )
-from vocdist.report.run_data import RunData, flat
-from vocdist.runs.environment import ENVIRONMENT, read_starts
-from vocdist.runs.folder import CONFIG, RESULTS, load_results
 from vocdist.runs.tracking import METRICS
 from vocdist.shards.reader import ShardReader
-from vocdist.tasks.rpn import CURVE_COUNTS
-from vocdist.tasks.task import Record
+from vocdist.tasks.task import Record, Task
 
 REPORT = "report.html"
 # Longest side of a picture in the page, pixels.
 PICTURE_SIDE = 400
-# Boxes of the train split in the picture of the anchors: more would hide each other.
-SAMPLED_BOXES = 2000
 # At most this share of a run's time goes into refreshing its page.
 REFRESH_SHARE = 0.02
 
@@ -50,14 +42,16 @@ class RunReport:
     """Writes the two files from records of the val split; on the main process alone.
 
     Args:
-        config: The run's.
+        run_dir: The run's folder.
+        task: What it trains.
         train: Its train split: the RPN's page lays anchors on its boxes.
         val: Its val split, in the order of the records.
     """
 
-    def __init__(self, config: TaskConfig, train: ShardReader, val: ShardReader) -> None:
+    def __init__(self, run_dir: Path, task: Task, train: ShardReader, val: ShardReader) -> None:
         """Keep the parts."""
-        self._config = config
+        self._run_dir = run_dir
+        self._task = task
         self._train = train
         self._val = val
         self._written = -float("inf")
@@ -74,47 +68,18 @@ class RunReport:
         What goes wrong is told and stops no training.
         """
         started = time.perf_counter()
-        run_dir = self._config.run.dir
+        run_dir = self._run_dir
         try:
-            predictions = self._predictions(records)
-            best, worst = shown_images(predictions)
-            examples = [self._example(index) for index in (*best, *worst)]
-            save_predictions(run_dir / PREDICTIONS, predictions, examples)
+            predictions = self._task.predictions(records, self._val, self._train)
+            if predictions is not None:
+                best, worst = shown_images(predictions)
+                examples = [self._example(index) for index in (*best, *worst)]
+                save_predictions(run_dir / PREDICTIONS, predictions, examples)
             write_page(run_dir, results)
         except Exception as error:
             print(f"{run_dir / REPORT}: not written ({type(error).__name__}: {error})")
         self._written = time.perf_counter()
         self._cost = self._written - started
-
-    def _predictions(self, records: Sequence[Record]) -> Predictions:
-        classes = list(self._val.manifest.classes)
-        keys = [annotations.key for annotations in self._val.annotations]
-        losses = np.array([record["loss"] for record in records], dtype=np.float32)
-        if not isinstance(self._config, RpnConfig):
-            return ClassifierPredictions(
-                classes=classes,
-                keys=keys,
-                scores=np.stack([np.asarray(record["scores"]) for record in records]),
-                labels=_joined(records, "labels").reshape(-1, len(classes)).astype(np.int8),
-                losses=losses,
-            )
-        boxes = [len(np.asarray(record["best"])) for record in records]
-        proposals = [len(np.asarray(record["proposal_boxes"])) for record in records]
-        images = np.arange(len(records))
-        return RpnPredictions(
-            classes=classes,
-            keys=keys,
-            losses=losses,
-            counts=np.array(CURVE_COUNTS),
-            best=_joined(records, "best"),
-            box_image=np.repeat(images, boxes),
-            areas=_joined(records, "areas"),
-            proposals=_joined(records, "proposal_boxes"),
-            scores=_joined(records, "proposal_scores"),
-            proposal_image=np.repeat(images, proposals),
-            anchors=_anchor_sizes(self._config),
-            train_sizes=_box_sizes(self._config, self._train),
-        )
 
     def _example(self, index: int) -> Example:
         sample = self._val.read(index)
@@ -125,8 +90,7 @@ class RunReport:
         encoded = io.BytesIO()
         image.save(encoded, "JPEG", quality=80)
         width, height = annotations.width, annotations.height
-        one_based = not isinstance(self._config, RpnConfig) or self._config.input.one_based
-        boxes = rows_to_xyxy(annotations.boxes, width, height, one_based=one_based)
+        boxes = rows_to_xyxy(annotations.boxes, width, height, one_based=self._task.one_based)
         return Example(
             index=index,
             jpeg=encoded.getvalue(),
@@ -172,32 +136,3 @@ def read_run(run_dir: Path) -> RunData:
         predictions=found[0],
         examples=found[1],
     )
-
-
-def _joined(records: Sequence[Record], name: str) -> np.ndarray:
-    return np.concatenate([np.asarray(record[name]) for record in records])
-
-
-def _anchor_sizes(config: RpnConfig) -> np.ndarray:
-    """(A, 2) width and height of the anchors of a cell, pixels of the input."""
-    levels = [cell_anchors(scales, config.model.ratios) for scales in config.model.scales]
-    boxes = torch.cat(levels)
-    sizes: np.ndarray = (boxes[:, 2:] - boxes[:, :2]).numpy()
-    return sizes
-
-
-def _box_sizes(config: RpnConfig, train: ShardReader) -> np.ndarray:
-    """(B, 2) width and height of up to `SAMPLED_BOXES` train boxes, pixels of the input."""
-    sizes = [np.zeros((0, 2), dtype=np.float32)]
-    box = config.input
-    snap = box.pad_multiple if box.snap else 1
-    for one in train.annotations:
-        stored = np.array([one.width, one.height], dtype=np.float32)
-        height, width = fitted_size(one.height, one.width, box.short_side, box.long_side, snap)
-        xyxy = rows_to_xyxy(one.boxes, one.width, one.height, one_based=box.one_based)
-        sizes.append((xyxy[:, 2:] - xyxy[:, :2]) * np.array([width, height]) / stored)
-    found = np.concatenate(sizes).astype(np.float32)
-    # Evenly through the split, the same each time.
-    kept = np.linspace(0, len(found) - 1, min(len(found), SAMPLED_BOXES)).astype(int)
-    chosen: np.ndarray = found[kept]
-    return chosen

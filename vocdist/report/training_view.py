@@ -17,6 +17,7 @@ from vocdist.report.charts import (
     upper_bound,
 )
 from vocdist.report.run_data import Row, RunData, points
+from vocdist.tasks.task import task_class
 
 # A curve of more points is drawn faint, with its running mean on top.
 SMOOTH_ABOVE = 40
@@ -26,10 +27,6 @@ COLORS = 8
 # Panel -> key -> name in the legend.
 LOSSES = {"train/loss": "train", "val/loss": "val"}
 LOSS_PARTS = {"val/objectness": "objectness, val", "val/box": "box, val"}
-METRICS = {
-    "classifier": {"val/mAP": "mAP", "val/macro_f1": "macro-F1", "val/sample_f1": "sample-F1"},
-    "rpn": {"val/recall50@200": "recall at IoU 0.5", "val/AR@200": "AR"},
-}
 RATE = {"train/lr": "learning rate"}
 NORM = {"train/grad_norm": "gradient norm"}
 SPEED = {"perf/images_per_s": "images/s"}
@@ -51,11 +48,11 @@ class Panel:
 
 def curve_panels(run: RunData) -> list[Panel]:
     """How well it learned; panels without a value are left out."""
-    metrics = "Validation, 200 proposals" if run.task == "rpn" else "Validation"
+    task = task_class(run.task)
     return _present(
         _panel(run.rows, "Loss", LOSSES),
         _panel(run.rows, "Parts of the loss", LOSS_PARTS),
-        _panel(run.rows, metrics, METRICS[run.task], highest=1.0),
+        _panel(run.rows, task.curves_title, task.curves, highest=1.0),
         _panel(run.rows, "Learning rate", RATE, smooth=False),
         _panel(run.rows, "Gradient norm", NORM, note="Before clipping, where it is clipped."),
     )
@@ -76,7 +73,10 @@ def speed_panels(run: RunData) -> list[Panel]:
 def compared_panels(runs: Sequence[RunData]) -> list[Panel]:
     """The same of several runs, each in its color."""
     task_metrics = {
-        key: name for run in runs for key, name in METRICS[run.task].items() if key != "val/loss"
+        key: name
+        for run in runs
+        for key, name in task_class(run.task).curves.items()
+        if key != "val/loss"
     }
     keys = {
         "train/loss": "Loss, train",

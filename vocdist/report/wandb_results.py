@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from vocdist.metrics.classification import precision_recall
-from vocdist.report.predictions import (
+from vocdist.runs.folder import FINAL_WEIGHTS
+from vocdist.runs.predictions import (
     PREDICTIONS,
     ClassifierPredictions,
     Example,
@@ -16,7 +17,6 @@ from vocdist.report.predictions import (
     load_predictions,
     shown_images,
 )
-from vocdist.runs.folder import FINAL_WEIGHTS
 from vocdist.runs.wandb import (
     Overlay,
     Run,

@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
-from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
+from vocdist.config import TaskConfig
 from vocdist.config.file import load_config, read_yaml
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.runs.checkpoint import WEIGHTS, Checkpoints
 
-Config = TypeVar("Config", ClassifierConfig, RpnConfig)
+Config = TypeVar("Config", bound=TaskConfig)
 
 CONFIG = "config.yaml"
 FINAL_WEIGHTS = "model.safetensors"
@@ -29,13 +30,14 @@ def begun_config(config_type: type[Config], run_dir: Path) -> Config | None:
     if not path.is_file():
         return None
     task = task_of(run_dir)
-    if task != config_type().task:
+    own = next(field.default for field in fields(config_type) if field.name == "task")
+    if task != own:
         raise UserError(f"{run_dir}: holds a run of another task ({task}): choose another run.dir")
     return load_config(config_type, path)
 
 
 def task_of(run_dir: Path) -> str:
-    """`classifier` or `rpn`.
+    """The name of a run's task: `classifier`, `rpn` or that of another.
 
     Raises:
         UserError: The folder is not a run.
@@ -44,17 +46,6 @@ def task_of(run_dir: Path) -> str:
     if not path.is_file():
         raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
     return str(read_yaml(path).get("task"))
-
-
-def load_run_config(run_dir: Path, overrides: list[str]) -> TaskConfig:
-    """The config a run was trained with, as the type of its task.
-
-    Raises:
-        UserError: The folder is not a run.
-    """
-    if task_of(run_dir) == "rpn":
-        return load_config(RpnConfig, run_dir / CONFIG, overrides)
-    return load_config(ClassifierConfig, run_dir / CONFIG, overrides)
 
 
 def run_weights(run_dir: Path) -> Path:

@@ -1,12 +1,18 @@
 """The multi-label classifier as a task: which classes are present in an image."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
+from vocdist.config import ClassifierConfig
 from vocdist.data.batch import Batch
+from vocdist.data.geometry import SCALING_WORDS, Padding, fitting_words
+from vocdist.data.transforms import ClassifierEvalTransform, ClassifierTrainTransform, Transform
 from vocdist.metrics.classification import (
     best_thresholds,
     multilabel_metrics,
@@ -14,41 +20,119 @@ from vocdist.metrics.classification import (
     tuned_metrics,
     voc_metrics,
 )
+from vocdist.metrics.tables import classifier_table
 from vocdist.models.classifier import Classifier
+from vocdist.models.graph import ExportGraph
 from vocdist.models.losses import MultilabelLoss
-from vocdist.tasks.task import Record
+from vocdist.models.weights import load_weights
+from vocdist.runs.predictions import ClassifierPredictions
+from vocdist.shards.reader import ShardReader
+from vocdist.tasks.task import ModelCard, Record, Task
+
+# Of whole frames: sides are multiples of this, and the long one at most so many short ones.
+FRAME_MULTIPLE = 32
+FRAME_ASPECT = 3
 
 
-class ClassifierTask:
+class ClassifierTask(Task):
     """Binary cross entropy over the classes; mean average precision.
 
-    Args:
-        model: With one logit a class.
-        class_names: In the order of the logits.
-        loss: Of each image; by default the plain one.
-        eval_flip: Score the mean of an image's logits and its mirror image's.
-
     Attributes:
-        thresholds: (classes,) chosen on the train split; None before `choose_thresholds`.
+        thresholds: (classes,) chosen on the train split; None before `learn_from_train`.
     """
 
+    config_type = ClassifierConfig
+    title = "Multi-label classifier"
     best_metric = "mAP"
-    headline: tuple[str, ...] = ("mAP", "macro_f1", "sample_f1")
+    headline = ("mAP", "macro_f1", "sample_f1")
+    tiles = (
+        ("mAP", "mAP", "mAP_prior", "class frequencies"),
+        ("macro_f1", "macro-F1", None, ""),
+        ("sample_f1", "sample-F1", None, ""),
+        ("loss", "val loss", None, ""),
+    )
+    curves: ClassVar[Mapping[str, str]] = {
+        "val/mAP": "mAP",
+        "val/macro_f1": "macro-F1",
+        "val/sample_f1": "sample-F1",
+    }
+    predicts = "classes"
+    wants_train_records = True
 
     def __init__(
         self,
+        config: ClassifierConfig,
+        classes: Sequence[str],
         model: Classifier,
-        class_names: Sequence[str],
         loss: MultilabelLoss | None = None,
-        *,
-        eval_flip: bool = False,
     ) -> None:
-        """Keep the parts."""
-        self.model: nn.Module = model
-        self._class_names = tuple(class_names)
+        """Keep the parts; the `loss` of each image is by default the plain one."""
+        super().__init__(config, classes, model)
         self._loss = loss or MultilabelLoss()
-        self._eval_flip = eval_flip
         self.thresholds: np.ndarray | None = None
+
+    @classmethod
+    def build(
+        cls,
+        config: ClassifierConfig,
+        classes: Sequence[str],
+        train: ShardReader | None,
+        *,
+        pretrained: bool,
+    ) -> Self:
+        """See `Task.build`."""
+        settings = config.model
+        model = Classifier(
+            settings.backbone,
+            len(classes),
+            settings.batch_norm_momentum,
+            settings.dropout,
+            settings.sync_batch_norm,
+        )
+        if pretrained:
+            load_weights(model.network, settings.backbone, settings.weights)
+        if train is None:
+            return cls(config, classes, model)
+        loss = MultilabelLoss(
+            pos_weight=_pos_weight(config.loss.pos_weight, train),
+            label_smoothing=config.loss.label_smoothing,
+            focus_positive=config.loss.focus_positive,
+            focus_negative=config.loss.focus_negative,
+            negative_margin=config.loss.negative_margin,
+        )
+        return cls(config, classes, model, loss)
+
+    @classmethod
+    def transform(cls, config: ClassifierConfig, classes: int, *, training: bool) -> Transform:
+        """See `Task.transform`."""
+        view = config.input
+        if not training:
+            size = view.eval_size or view.size
+            share = view.eval_crop if view.eval_view == "centre" else None
+            return ClassifierEvalTransform(classes, size, share)
+        return ClassifierTrainTransform(
+            classes,
+            view.size,
+            view.crop_scale,
+            view.crop_ratio,
+            view.flip,
+            view.min_visible,
+            view.color_jitter,
+        )
+
+    @classmethod
+    def padding(cls, config: ClassifierConfig, *, training: bool) -> Padding | None:
+        """See `Task.padding`."""
+        if training or config.input.eval_view != "frame":
+            return None
+        # Not padded but stretched a little: padding would be averaged into the pooled features.
+        short_side = config.input.eval_size or config.input.size
+        return Padding(short_side, FRAME_ASPECT * short_side, FRAME_MULTIPLE, snap=True)
+
+    @classmethod
+    def table(cls, metrics: Mapping[str, float]) -> Table:
+        """See `Task.table`."""
+        return classifier_table(metrics)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Mean over the classes of an image: `loss` (B,)."""
@@ -77,7 +161,7 @@ class ClassifierTask:
         With thresholds also the F1 that they give.
         """
         scores, labels = _stacked(records, "scores"), _stacked(records, "labels").astype(np.int8)
-        names, thresholds = self._class_names, self.thresholds
+        names, thresholds = self.classes, self.thresholds
         return {
             **multilabel_metrics(scores, labels, names),
             **voc_metrics(scores, labels, _stacked(records, "only_difficult"), names),
@@ -86,9 +170,57 @@ class ClassifierTask:
             "loss": float(np.mean([record["loss"] for record in records])),
         }
 
-    def choose_thresholds(self, records: Sequence[Record]) -> None:
+    def learn_from_train(self, records: Sequence[Record]) -> None:
         """Take the thresholds with the best F1 of each class over the records of a split."""
         self.thresholds = best_thresholds(_stacked(records, "scores"), _stacked(records, "labels"))
+
+    def metadata(self) -> dict[str, str]:
+        """See `Task.metadata`."""
+        if self.thresholds is None:
+            return {}
+        return {"thresholds": json.dumps(self.thresholds.tolist())}
+
+    def take_metadata(self, metadata: Mapping[str, str]) -> None:
+        """See `Task.take_metadata`."""
+        if "thresholds" in metadata:
+            self.thresholds = np.asarray(json.loads(metadata["thresholds"]))
+
+    def predictions(
+        self, records: Sequence[Record], val: ShardReader, train: ShardReader
+    ) -> ClassifierPredictions:
+        """See `Task.predictions`."""
+        return ClassifierPredictions(
+            classes=list(self.classes),
+            keys=[annotations.key for annotations in val.annotations],
+            scores=_stacked(records, "scores"),
+            labels=_stacked(records, "labels").astype(np.int8),
+            losses=np.array([record["loss"] for record in records], dtype=np.float32),
+        )
+
+    def answers(self, batch: Batch) -> list[Mapping[str, Any]]:
+        """Class -> probability of presence."""
+        rows = self.scores(self.model, batch.images).cpu().tolist()
+        return [{"scores": dict(zip(self.classes, row, strict=True))} for row in rows]
+
+    def graph(self) -> "ClassifierGraph":
+        """See `Task.graph`."""
+        return ClassifierGraph(self)
+
+    def card(self) -> ModelCard:
+        """See `Task.card`."""
+        flip = self.config.input.eval_flip
+        mirrored = ", of an image and its mirror image together" if flip else ""
+        return ModelCard(
+            "multi-label classifier",
+            "from vocdist import Classifier\n\n"
+            'model = Classifier.load("model.safetensors")\n'
+            'print(model.predict("photo.jpg")[0].present)',
+            ("image-classification", "multi-label"),
+            True,
+            tuple(_input_words(self.config)),
+            f"scores are probabilities of presence{mirrored}, in the order of classes; one is "
+            f"present from its threshold on.",
+        )
 
     def _loss_on(self, device: torch.device) -> MultilabelLoss:
         # Copies something the first time alone, when the model has come to its device.
@@ -96,7 +228,7 @@ class ClassifierTask:
 
     def _measured(self, model: nn.Module, images: Tensor) -> Tensor:
         logits: Tensor = model(images)
-        return (logits + model(images.flip(3))) / 2 if self._eval_flip else logits
+        return (logits + model(images.flip(3))) / 2 if self.config.input.eval_flip else logits
 
 
 def _stacked(records: Sequence[Record], name: str) -> np.ndarray:
@@ -110,3 +242,42 @@ def positive_weights(class_images: np.ndarray, samples: int) -> Tensor:
     """
     positives = np.maximum(class_images, 1)
     return torch.from_numpy((samples - positives) / positives).float()
+
+
+class ClassifierGraph(ExportGraph):
+    """`images` (B, 3, H, W) uint8 -> `scores` (B, classes) float32 in [0, 1]."""
+
+    outputs = ("scores",)
+
+    def __init__(self, task: ClassifierTask) -> None:
+        """Around a trained model."""
+        super().__init__()
+        self.model = task.model
+        self._task = task
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score the images, as evaluation does."""
+        return self._task.scores(self.model, images)
+
+
+def _pos_weight(rule: str, train: ShardReader) -> Tensor | None:
+    if rule == "none":
+        return None
+    ratio = positive_weights(train.class_images, len(train))
+    return ratio.sqrt() if rule == "sqrt" else ratio
+
+
+def _input_words(config: ClassifierConfig) -> list[str]:
+    """The sentences for `transform` in evaluation."""
+    view = config.input
+    side = view.eval_size or view.size
+    if view.eval_view == "frame":
+        return [fitting_words(side, FRAME_ASPECT * side, FRAME_MULTIPLE)]
+    squeezed = f"Scale it to {side} x {side} pixels {SCALING_WORDS}."
+    if view.eval_view == "squeezed":
+        return [squeezed]
+    return [
+        f"Cut the square whose side is {view.eval_crop!r} * short side, rounded, and whose top "
+        f"left is half of what is left over, rounded down.",
+        squeezed,
+    ]

@@ -1,75 +1,127 @@
-"""The Region Proposal Network as a task: where the objects of an image are, of any class."""
+"""The Region Proposal Network as a task: where the objects of an image are, of any class.
+
+`RpnTask` first; then proposals drawn on images, the baselines of its records, what its page shows
+of the train split, and the sentences of its model card. `rpn_model.py` builds its model.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from rich.table import Table
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
 
+from vocdist.config import RpnConfig
 from vocdist.data.batch import Batch
-from vocdist.metrics.proposals import COUNTS, best_ious, grid_boxes, proposal_recall, random_boxes
-from vocdist.models.backbone import FrozenBackbone
-from vocdist.models.layers import ImageNetPixels
+from vocdist.data.features import STORED_DTYPE
+from vocdist.data.geometry import Padding, fitted_size, fitting_words, rows_to_xyxy
+from vocdist.data.transforms import RpnTransform
+from vocdist.drawing import draw_proposals
+from vocdist.errors import UserError
+from vocdist.metrics.proposals import (
+    COUNTS,
+    best_ious,
+    grid_boxes,
+    proposal_recall,
+    random_boxes,
+)
+from vocdist.metrics.tables import recall_table
+from vocdist.models.rpn.anchors import cell_anchors
 from vocdist.models.rpn.head import HeadOutput
-from vocdist.models.rpn.network import RegionProposalNetwork
+from vocdist.models.rpn.model import FeatureShapes, ProposalGraph, ProposalModel
 from vocdist.models.rpn.proposals import Proposals
-from vocdist.tasks.task import Record
+from vocdist.runs.predictions import RpnPredictions
+from vocdist.shards.reader import ShardReader
+from vocdist.tasks.rpn_model import build_model, resolve_backbone
+from vocdist.tasks.task import FrozenFeatures, ModelCard, Record, Task
 
-FeatureShapes = list[tuple[int, int]]
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vocdist.data.loader import BatchLoader
 
 # Numbers of proposals at which a record keeps each box's best IoU: the metrics' and those between.
 CURVE_COUNTS = tuple(sorted({1, 2, 5, 10, 20, 30, 75, 150, 250, *COUNTS}))
-# Proposals of an image that a record keeps: more than this many hide the image.
+# Proposals of an image that a record keeps and a picture shows: more than this many hide the image.
 KEPT_PROPOSALS = 20
+# Boxes of the train split in the picture of the anchors: more would hide each other.
+SAMPLED_BOXES = 2000
 
 
-class ProposalModel(nn.Module):
-    """From uint8 images to the head's output: pixels, frozen backbone, merged levels, RPN head."""
-
-    def __init__(self, backbone: FrozenBackbone, rpn: RegionProposalNetwork, merged: int) -> None:
-        """Several levels are merged top-down to `merged` channels each; one is taken as it is."""
-        super().__init__()
-        self.pixels = ImageNetPixels()
-        self.backbone = backbone
-        many = len(backbone.strides) > 1
-        self.merge = FeaturePyramidNetwork(list(backbone.channels), merged) if many else None
-        self.rpn = rpn
-
-    def forward(
-        self, inputs: Sequence[Tensor], image_sizes: Tensor
-    ) -> tuple[HeadOutput, FeatureShapes]:
-        """A batch's inputs, (B, 2) image sizes before padding -> output, (h, w) of the levels."""
-        features = self.features(inputs, image_sizes)
-        if self.merge is not None:
-            merged = self.merge({str(i): level for i, level in enumerate(features)})
-            features = list(merged.values())
-        shapes = [(level.shape[2], level.shape[3]) for level in features]
-        return self.rpn(features), shapes
-
-    def features(self, inputs: Sequence[Tensor], image_sizes: Tensor) -> list[Tensor]:
-        """Levels (B, C_l, h_l, w_l) float32, of images (B, 3, H, W) uint8 or as stored."""
-        if inputs[0].dtype != torch.uint8:
-            return [level.float() for level in inputs]
-        levels: list[Tensor] = self.backbone(self.pixels(inputs[0], image_sizes))
-        return levels
-
-
-class RpnTask:
+class RpnTask(Task):
     """Objectness and box losses; proposal recall."""
 
+    config_type = RpnConfig
+    title = "Region Proposal Network"
     # Steadier than recall at one IoU, which a few boxes near 0.5 sway.
     best_metric = "AR@200"
-    headline: tuple[str, ...] = ("objectness", "box", "recall50@200", "AR@200")
+    headline = ("objectness", "box", "recall50@200", "AR@200")
+    tiles = (
+        ("recall50@200", "recall at IoU 0.5, 200 proposals", "recall50@200/grid", "uniform grid"),
+        ("AR@200", "AR, 200 proposals", "AR@200/grid", "uniform grid"),
+        ("recall50@50", "recall at IoU 0.5, 50 proposals", "recall50@50/grid", "uniform grid"),
+        ("loss", "val loss", None, ""),
+    )
+    curves: ClassVar[Mapping[str, str]] = {
+        "val/recall50@200": "recall at IoU 0.5",
+        "val/AR@200": "AR",
+    }
+    curves_title = "Validation, 200 proposals"
+    pictures_name = "proposals"
+    predicts = "boxes"
+    knows_classes = False
+    # Its images are twenty times as large as the classifier's.
+    debug_batch = 4
+    size_setting = "input.short_side"
 
-    def __init__(self, model: ProposalModel) -> None:
-        """Keep the model."""
-        self.model: nn.Module = model
+    def __init__(self, config: RpnConfig, classes: Sequence[str], model: ProposalModel) -> None:
+        """Keep the parts."""
+        super().__init__(config, classes, model)
+        self._model = model
         self._rpn = model.rpn
+        # The same images are measured after every epoch, be it of one split or of two.
+        self._baselines: dict[tuple[int, bytes], Mapping[str, np.ndarray]] = {}
         # One pass of NMS serves every count that is measured.
-        self._baselines: dict[int, Mapping[str, np.ndarray]] = {}
         self._proposal_rule = replace(model.rpn.proposal_rule, post_nms_top_k=max(COUNTS))
+
+    @classmethod
+    def build(
+        cls,
+        config: RpnConfig,
+        classes: Sequence[str],
+        train: ShardReader | None,
+        *,
+        pretrained: bool,
+    ) -> Self:
+        """See `Task.build`."""
+        return cls(config, classes, build_model(config, pretrained=pretrained))
+
+    @classmethod
+    def transform(cls, config: RpnConfig, classes: int, *, training: bool) -> RpnTransform:
+        """See `Task.transform`."""
+        box = config.input
+        snap = box.pad_multiple if box.snap else 1
+        return RpnTransform(
+            box.short_side, box.long_side, training and box.flip, box.one_based, snap
+        )
+
+    @classmethod
+    def padding(cls, config: RpnConfig, *, training: bool) -> Padding:
+        """See `Task.padding`."""
+        box = config.input
+        return Padding(box.short_side, box.long_side, box.pad_multiple, box.snap)
+
+    @classmethod
+    def resolve(cls, config: RpnConfig, begun: RpnConfig | None = None) -> RpnConfig:
+        """See `resolve_backbone`."""
+        return resolve_backbone(config, begun)
+
+    @classmethod
+    def table(cls, metrics: Mapping[str, float]) -> Table:
+        """See `Task.table`."""
+        return recall_table(metrics)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """`objectness`, `box` and their sum `loss`, (B,) each."""
@@ -125,6 +177,106 @@ class RpnTask:
         }
         return {**table, **means, "samples": float(len(records))}
 
+    def frozen_features(self) -> FrozenFeatures | None:
+        """See `Task.frozen_features`."""
+        settings, box = self.config.features, self.config.input
+        if not settings.cache:
+            return None
+        if not box.snap:
+            raise UserError(
+                "features.cache=true keeps features of images, which padding would make depend on "
+                "their batch: set input.snap=true, or features.cache=false"
+            )
+        short_side = self.config.data.short_side or 0
+        geometry = (box.short_side, box.long_side, box.pad_multiple, short_side)
+        return FrozenFeatures(self._model, settings, geometry, box.flip)
+
+    def predictions(
+        self, records: Sequence[Record], val: ShardReader, train: ShardReader
+    ) -> RpnPredictions:
+        """See `Task.predictions`."""
+        boxes = [len(np.asarray(record["best"])) for record in records]
+        proposals = [len(np.asarray(record["proposal_boxes"])) for record in records]
+        images = np.arange(len(records))
+        return RpnPredictions(
+            classes=list(val.manifest.classes),
+            keys=[annotations.key for annotations in val.annotations],
+            losses=np.array([record["loss"] for record in records], dtype=np.float32),
+            counts=np.array(CURVE_COUNTS),
+            best=_joined(records, "best"),
+            box_image=np.repeat(images, boxes),
+            areas=_joined(records, "areas"),
+            proposals=_joined(records, "proposal_boxes"),
+            scores=_joined(records, "proposal_scores"),
+            proposal_image=np.repeat(images, proposals),
+            anchors=_anchor_sizes(self.config),
+            train_sizes=_box_sizes(self.config, train),
+        )
+
+    def pictures(
+        self, loader: "BatchLoader", indices: Sequence[int], *, drawn: int = KEPT_PROPOSALS
+    ) -> "list[Image.Image]":
+        """See `proposal_overlays`."""
+        return proposal_overlays(self, loader, indices, drawn=drawn)
+
+    @property
+    def one_based(self) -> bool:
+        """See `Task.one_based`."""
+        return bool(self.config.input.one_based)
+
+    def input_example(self, batch: Batch) -> Batch:
+        """See `Task.input_example`."""
+        if self.frozen_features() is None:
+            return batch
+        with torch.no_grad():
+            levels = self._model.eval().features(batch.inputs, batch.targets["image_size"])
+        return replace(batch, inputs=tuple(level.to(STORED_DTYPE) for level in levels))
+
+    def outputs(self, batch: Batch) -> list[tuple[str, str]]:
+        """See `Task.outputs`."""
+        head, levels = self.model(batch.inputs, batch.targets["image_size"])
+        return [
+            ("feature maps", ", ".join(f"{h} × {w}" for h, w in levels)),
+            ("anchors", f"{head.objectness.shape[1]:,} an image"),
+        ]
+
+    @classmethod
+    def weights_from(cls, config: RpnConfig) -> str:
+        """See `Task.weights_from`."""
+        source = config.model.classifier
+        return super().weights_from(config) if source == "none" else source
+
+    def answers(self, batch: Batch) -> list[Mapping[str, Any]]:
+        """`boxes` (N, 4) xyxy in pixels of the stored image, best first, and `scores` (N,)."""
+        sizes = batch.targets["image_size"]
+        output, shapes = self.model(batch.inputs, sizes)
+        # (height, width) twice reversed is (width, height, width, height): xyxy's order.
+        factors = (batch.targets["stored_size"].cpu() / sizes.cpu()).flip(1).repeat(1, 2).numpy()
+        return [
+            {
+                "boxes": found.boxes.cpu().numpy() * factor,
+                "scores": found.scores.cpu().numpy(),
+            }
+            for found, factor in zip(self.propose(output, shapes, batch), factors, strict=True)
+        ]
+
+    def graph(self) -> ProposalGraph:
+        """See `Task.graph`."""
+        return ProposalGraph(self._model)
+
+    def card(self) -> ModelCard:
+        """See `Task.card`."""
+        return ModelCard(
+            "Region Proposal Network",
+            "from vocdist import RegionProposalNetwork\n\n"
+            'model = RegionProposalNetwork.load("model.safetensors")\n'
+            'print(model.propose("photo.jpg", count=50)[0].boxes)',
+            ("object-detection", "rpn"),
+            False,
+            tuple(_input_words(self.config)),
+            _output_words(self.config),
+        )
+
     def _losses(self, output: HeadOutput, shapes: FeatureShapes, batch: Batch) -> dict[str, Tensor]:
         losses = self._rpn.losses(
             HeadOutput(*(part.float() for part in output)),
@@ -151,17 +303,48 @@ class RpnTask:
         sides = boxes[:, 2:] - boxes[:, :2]
         height, width = targets["image_size"].tolist()
         size = torch.tensor([width, height, width, height])
-        if sample not in self._baselines:
-            self._baselines[sample] = _baselines(boxes, width, height, seed=sample)
+        image = (sample, torch.cat([boxes.flatten(), size]).numpy().tobytes())
+        if image not in self._baselines:
+            self._baselines[image] = _baselines(boxes, width, height, seed=sample)
         return {
             "best": best_ious(found.boxes, boxes, CURVE_COUNTS).numpy(),
-            **self._baselines[sample],
+            **self._baselines[image],
             "areas": (sides.prod(dim=1) / scale.prod()).numpy(),
             "difficult": targets["difficult"][mask].numpy(),
             "proposals": len(found.boxes),
             "proposal_boxes": (found.boxes[:KEPT_PROPOSALS] / size).numpy(),
             "proposal_scores": found.scores[:KEPT_PROPOSALS].numpy(),
         }
+
+
+@torch.no_grad()
+def proposal_overlays(
+    task: "RpnTask", loader: "BatchLoader", indices: Sequence[int], *, drawn: int = KEPT_PROPOSALS
+) -> "list[Image.Image]":
+    """The `drawn` best proposals (red) and the boxes (green) of each image, as the network saw it.
+
+    Runs on this process alone, on the device where the model is.
+    """
+    device = next(task.model.parameters()).device
+    task.model.eval()
+    classes = loader.dataset.reader.manifest.classes
+    pictures = []
+    for index, batch in zip(indices, loader.chosen(indices), strict=True):
+        batch = batch.to(device)
+        output, shapes = task.model(batch.inputs, batch.targets["image_size"])
+        proposals = task.propose(output, shapes, batch)[0].boxes[:drawn]
+        height, width = batch.targets["image_size"][0].tolist()
+        pixels = batch.images[0, :, :height, :width].permute(1, 2, 0).cpu().numpy()
+        records = loader.dataset.reader.annotations[index]
+        pictures.append(
+            draw_proposals(
+                Image.fromarray(pixels),
+                proposals.cpu().numpy(),
+                batch.targets["boxes"][0][batch.targets["box_mask"][0]].cpu().numpy(),
+                gt_labels=[classes[i] for i in records.boxes[:, 0]],
+            )
+        )
+    return pictures
 
 
 def _baselines(boxes: Tensor, width: int, height: int, seed: int) -> Mapping[str, np.ndarray]:
@@ -173,3 +356,66 @@ def _baselines(boxes: Tensor, width: int, height: int, seed: int) -> Mapping[str
         "best_grid": torch.cat(grids, dim=1).numpy(),
         "best_random": best_ious(guesses, boxes).numpy(),
     }
+
+
+def _joined(records: Sequence[Record], name: str) -> np.ndarray:
+    return np.concatenate([np.asarray(record[name]) for record in records])
+
+
+def _anchor_sizes(config: RpnConfig) -> np.ndarray:
+    """(A, 2) width and height of the anchors of a cell, pixels of the input."""
+    levels = [cell_anchors(scales, config.model.ratios) for scales in config.model.scales]
+    boxes = torch.cat(levels)
+    sizes: np.ndarray = (boxes[:, 2:] - boxes[:, :2]).numpy()
+    return sizes
+
+
+def _box_sizes(config: RpnConfig, train: ShardReader) -> np.ndarray:
+    """(B, 2) width and height of up to `SAMPLED_BOXES` train boxes, pixels of the input."""
+    sizes = [np.zeros((0, 2), dtype=np.float32)]
+    box = config.input
+    snap = box.pad_multiple if box.snap else 1
+    for one in train.annotations:
+        stored = np.array([one.width, one.height], dtype=np.float32)
+        height, width = fitted_size(one.height, one.width, box.short_side, box.long_side, snap)
+        xyxy = rows_to_xyxy(one.boxes, one.width, one.height, one_based=box.one_based)
+        sizes.append((xyxy[:, 2:] - xyxy[:, :2]) * np.array([width, height]) / stored)
+    found = np.concatenate(sizes).astype(np.float32)
+    # Evenly through the split, the same each time.
+    kept = np.linspace(0, len(found) - 1, min(len(found), SAMPLED_BOXES)).astype(int)
+    chosen: np.ndarray = found[kept]
+    return chosen
+
+
+def _input_words(config: RpnConfig) -> list[str]:
+    box = config.input
+    if box.snap:
+        fitted = fitting_words(box.short_side, box.long_side, box.pad_multiple)
+        return [fitted, "There is no padding: image_sizes are (height, width) of the input."]
+    return [
+        fitting_words(box.short_side, box.long_side, 1),
+        f"Pad with zeros at the right and the bottom to multiples of {box.pad_multiple}.",
+        "image_sizes are (height, width) before the padding.",
+    ]
+
+
+def _output_words(config: RpnConfig) -> str:
+    """The sentence from the graph's outputs to proposals."""
+    rule, model = config.proposals, config.model
+    text = "boxes are xyxy, in pixels of the input. "
+    each = ""
+    if len(model.strides) > 1:
+        anchors = [len(scales) * len(model.ratios) for scales in model.scales]
+        levels = zip(model.strides, anchors, strict=True)
+        each = "of each level "
+        text += (
+            "They come by levels, of ceil(H / stride) * ceil(W / stride) * anchors each (stride, "
+            f"anchors: {'; '.join(f'{stride}, {count}' for stride, count in levels)}). "
+        )
+    low = "of 0" if rule.score_threshold is None else f"below {rule.score_threshold:g}"
+    return (
+        f"{text}Take the {rule.pre_nms_top_k} best {each}by score, drop those with a side below "
+        f"{rule.min_size:g} pixels or a score {low}, apply NMS at IoU {rule.nms_threshold:g}"
+        f"{' to each level' if each else ''}, keep as many of the best as wanted, and multiply by "
+        f"stored size / image_sizes."
+    )

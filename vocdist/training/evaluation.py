@@ -10,17 +10,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vocdist.config import ClassifierConfig, TaskConfig
+from vocdist.config import TaskConfig
 from vocdist.data.batch import Batch
 from vocdist.data.loader import ahead_of_use
 from vocdist.distributed.processes import build_accelerator, gather_lists, lay_out
 from vocdist.errors import SharedError, UserError
 from vocdist.runs.checkpoint import load_model, read_metadata
-from vocdist.runs.folder import load_run_config, run_weights
+from vocdist.runs.folder import run_weights
 from vocdist.shards.reader import ShardReader
-from vocdist.tasks.classifier import ClassifierTask
-from vocdist.tasks.task import Record, Task
-from vocdist.training.build_task import build_task
+from vocdist.tasks.task import Record, Task, build_task, load_run_config
 from vocdist.training.loaders import build_reader, split_loader
 
 
@@ -72,6 +70,7 @@ class MeasuredRun(NamedTuple):
     """A run, measured on the val split of a reader."""
 
     config: TaskConfig
+    task: Task
     evaluation: Evaluation
     reader: ShardReader
 
@@ -90,7 +89,7 @@ def measure_run(run_dir: Path, overrides: list[str]) -> MeasuredRun:
     loader = split_loader(config, task, build_reader(config, "val"), accelerator, training=False)
     batches = ahead_of_use(loader.evaluation(), accelerator.device)
     evaluation = evaluate(task, model, batches, len(loader.dataset), accelerator)
-    return MeasuredRun(config, evaluation, loader.dataset.reader)
+    return MeasuredRun(config, task, evaluation, loader.dataset.reader)
 
 
 def load_task(config: TaskConfig, run_dir: Path) -> Task:
@@ -105,12 +104,11 @@ def load_task(config: TaskConfig, run_dir: Path) -> Task:
     metadata = read_metadata(weights)
     classes = metadata.get("classes")
     foreign = classes is not None and tuple(json.loads(classes)) != reader.manifest.classes
-    if foreign and isinstance(config, ClassifierConfig):
+    if foreign and task.knows_classes:
         raise UserError(
             f"{run_dir}: was trained for other classes than those of {config.data.shards}: make "
             f"shards with the same classes, in the same order"
         )
     load_model(task.model, weights)
-    if isinstance(task, ClassifierTask) and "thresholds" in metadata:
-        task.thresholds = np.asarray(json.loads(metadata["thresholds"]))
+    task.take_metadata(metadata)
     return task

@@ -23,8 +23,8 @@ from vocdist.distributed.processes import local_ranks, raise_together
 from vocdist.errors import UserError
 from vocdist.files.lock import locked
 from vocdist.models.backbone import FrozenBackbone
+from vocdist.models.rpn.model import ProposalModel
 from vocdist.shards.reader import ShardReader
-from vocdist.tasks.rpn import ProposalModel
 
 GIB = 2**30
 _LOCK = ".lock"

@@ -6,22 +6,19 @@ from pathlib import Path
 from vocdist.config import TaskConfig
 from vocdist.config.file import plain_config
 from vocdist.data.loader import ahead_of_use
+from vocdist.drawing import contact_sheet
 from vocdist.files.atomic import replaced_when_done
 from vocdist.report.charts import plot_curves
-from vocdist.report.overlays import contact_sheet
 from vocdist.report.wandb_results import note_best, result_values
 from vocdist.runs.checkpoint import save_weights
 from vocdist.runs.folder import FINAL_WEIGHTS, RESULTS, save_results
 from vocdist.runs.tracking import METRICS
-from vocdist.tasks.classifier import ClassifierTask
-from vocdist.tasks.rpn import RpnTask
 from vocdist.tasks.task import Record
 from vocdist.training.evaluation import evaluate
 from vocdist.training.loaders import build_loader, split_loader
 from vocdist.training.loop import Trainer
-from vocdist.training.overlays import proposal_overlays
 
-# Val images in the picture of proposals.
+# Val images in the picture of what the model says.
 PICTURED = 6
 
 
@@ -38,8 +35,8 @@ def finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
             f"{config.run.dir}: there is no whole best checkpoint: the weights of the last epoch "
             f"({epoch}) are kept instead, and results.json says so"
         )
-    if isinstance(trainer.task, ClassifierTask):
-        trainer.task.choose_thresholds(_train_records(config, trainer))
+    if trainer.task.wants_train_records:
+        trainer.task.learn_from_train(_train_records(config, trainer))
     measured = trainer.measure()
     metrics = {**measured.metrics, "epoch": epoch}
     if trainer.accelerator.is_main_process:
@@ -61,23 +58,22 @@ def _save_weights(config: TaskConfig, trainer: Trainer) -> None:
     """Write the weights with all that using them takes: the run folder is not needed for it."""
     task, classes = trainer.task, trainer.val_loader.dataset.reader.manifest.classes
     metadata = {"classes": json.dumps(classes), "config": json.dumps(plain_config(config))}
-    if isinstance(task, ClassifierTask) and task.thresholds is not None:
-        metadata["thresholds"] = json.dumps(task.thresholds.tolist())
+    metadata |= task.metadata()
     with replaced_when_done(config.run.dir / FINAL_WEIGHTS) as temporary:
         save_weights(task.model, temporary, metadata)
 
 
 def _draw(config: TaskConfig, trainer: Trainer) -> dict[str, Path]:
-    """Draw the run's curves and an RPN's proposals: the pictures' files by their names."""
+    """Draw the curves, and what the model says of the first val images: files by name."""
     pictures = {"curves": config.run.dir / "curves.png"}
     plot_curves(config.run.dir / METRICS, pictures["curves"])
-    if isinstance(trainer.task, RpnTask):
-        pictures["proposals"] = config.run.dir / "proposals.png"
-        reader = trainer.val_loader.dataset.reader
-        images = build_loader(config, reader, training=False)
-        samples = range(min(PICTURED, len(reader)))
-        overlays = proposal_overlays(trainer.task, images, samples)
-        contact_sheet(overlays, columns=3).save(pictures["proposals"])
+    reader = trainer.val_loader.dataset.reader
+    images = build_loader(config, reader, training=False)
+    drawn = trainer.task.pictures(images, range(min(PICTURED, len(reader))))
+    if drawn:
+        name = trainer.task.pictures_name
+        pictures[name] = config.run.dir / f"{name}.png"
+        contact_sheet(drawn, columns=3).save(pictures[name])
     return pictures
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from accelerate import Accelerator
 
-from vocdist.config import RpnConfig, TaskConfig
+from vocdist.config import TaskConfig
 from vocdist.config.training import DataConfig
 from vocdist.data.dataset import DecodedCache, RequestedSamples
 from vocdist.data.features import FeatureDataset, FeatureFiles
@@ -17,10 +17,8 @@ from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule, default_cache
 from vocdist.shards.reader import ShardReader
-from vocdist.tasks.rpn import ProposalModel
-from vocdist.tasks.task import Task
+from vocdist.tasks.task import FrozenFeatures, Task, task_class
 from vocdist.training.feature_cache import SplitImages, cached_features
-from vocdist.training.views import build_padding, build_transform
 
 
 class Readers(NamedTuple):
@@ -86,9 +84,9 @@ def split_loaders(
         UserError: Features are to be kept that depend on their batch, or there is no room for them.
     """
     features: list[FeatureFiles] | list[None] = [None] * len(uses)
-    if isinstance(config, RpnConfig) and config.features.cache:
-        assert isinstance(task.model, ProposalModel)
-        features = _features(config, task.model, uses, accelerator)
+    frozen = task.frozen_features()
+    if frozen:
+        features = _features(config, frozen, uses, accelerator)
     return [
         build_loader(
             config,
@@ -132,7 +130,8 @@ def build_loader(
     With `features` (of an RPN's split) no image is read. `keep_decoded` allows the cache that the
     config asks for, where epochs will follow each other.
     """
-    transform = build_transform(config, len(reader.manifest.classes), training=training)
+    task = task_class(config.task)
+    transform = task.transform(config, len(reader.manifest.classes), training=training)
     dataset: RequestedSamples | FeatureDataset
     if features is not None:
         assert isinstance(transform, RpnTransform)
@@ -151,40 +150,25 @@ def build_loader(
         # Features are read faster than a worker could hand them over.
         num_workers=0 if features else config.data.num_workers,
         drop_last=config.train.drop_last,
-        padding=build_padding(config, training=training),
+        padding=task.padding(config, training=training),
         pin_memory=pin_memory,
         shuffle_shards=config.data.shuffle_shards,
     )
 
 
-def check_cacheable(config: RpnConfig) -> None:
-    """Refuse to keep features that depend on their batch.
-
-    Raises:
-        UserError: Images would be padded.
-    """
-    if not config.input.snap:
-        raise UserError(
-            "features.cache=true keeps features of images, which padding would make depend on "
-            "their batch: set input.snap=true, or features.cache=false"
-        )
-
-
 def _features(
-    config: RpnConfig, model: ProposalModel, uses: Sequence[SplitUse], accelerator: Accelerator
+    config: TaskConfig, frozen: FrozenFeatures, uses: Sequence[SplitUse], accelerator: Accelerator
 ) -> list[FeatureFiles]:
-    check_cacheable(config)
-    box = config.input
     pin = accelerator.device.type == "cuda"
     splits = [
         SplitImages(
             build_loader(config, use.reader, training=False, pin_memory=pin),
-            mirrored=use.training and box.flip,
+            mirrored=use.training and frozen.mirrored,
         )
         for use in uses
     ]
-    geometry = (box.short_side, box.long_side, box.pad_multiple, config.data.short_side or 0)
-    return cached_features(model, splits, accelerator, config.features, geometry=geometry)
+    model, settings, geometry, _ = frozen
+    return cached_features(model, splits, accelerator, settings, geometry=geometry)
 
 
 def _cache(config: TaskConfig, reader: ShardReader) -> DecodedCache:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
-from vocdist.config import RpnConfig, TaskConfig
+from vocdist.config import TaskConfig
 from vocdist.config.file import plain_config
 from vocdist.distributed.agreement import Agreement
 from vocdist.distributed.preemption import StopRequest
@@ -23,8 +23,7 @@ from vocdist.runs.environment import ENVIRONMENT, describe_environment, note_sta
 from vocdist.runs.folder import CHECKPOINTS, RESULTS, begun_config, load_results
 from vocdist.runs.tracking import NullTracker, Tracker
 from vocdist.shards.manifest import describe_splits
-from vocdist.tasks.task import Task
-from vocdist.training.build_task import build_task, resolve_backbone
+from vocdist.tasks.task import Task, build_task, task_class
 from vocdist.training.finishing import finish
 from vocdist.training.loaders import Readers, build_readers, training_loaders
 from vocdist.training.loop import Trainer
@@ -123,8 +122,7 @@ def _train(plan: _Plan, accelerator: Accelerator) -> dict[str, float]:
 def _plan(config: TaskConfig) -> _Plan:
     readers = build_readers(config)
     readers.train.check_cache(config.data.shuffle_shards)
-    if isinstance(config, RpnConfig):
-        config = resolve_backbone(config, begun_config(RpnConfig, config.run.dir))
+    config = resolved(config)
     checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
     holds = describe_splits(readers.train.manifest)
     start = plan_start(config, checkpoints, readers.train.manifest_sha256, holds)
@@ -132,6 +130,13 @@ def _plan(config: TaskConfig) -> _Plan:
     torch.manual_seed(config.train.seed)
     task = build_task(config, readers.train, pretrained=start.checkpoint is None)
     return _Plan(config, readers, checkpoints, start, task)
+
+
+def resolved(config: TaskConfig) -> TaskConfig:
+    """The settings with `auto` values replaced, as the run was begun with, see `Task.resolve`."""
+    begun = begun_config(type(config), config.run.dir)
+    settled: TaskConfig = task_class(config.task).resolve(config, begun)
+    return settled
 
 
 def _tracker(plan: _Plan, accelerator: Accelerator) -> Tracker:
@@ -204,7 +209,7 @@ def build_trainer(
         train=config.train,
         optim=config.optim,
         position=position,
-        report=RunReport(config, *readers) if accelerator.is_main_process else None,
+        report=RunReport(config.run.dir, task, *readers) if accelerator.is_main_process else None,
     )
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from vocdist.config import RpnConfig, TaskConfig
+from vocdist.config import TaskConfig
 from vocdist.distributed.processes import build_accelerator
 from vocdist.errors import UserError
 from vocdist.runs.folder import CHECKPOINTS, FINAL_WEIGHTS
+from vocdist.tasks.task import task_class
 from vocdist.training.run import train
 
 EPOCHS, STEPS_PER_EPOCH = 2, 2
-# Images of an evaluation, and of a CPU's step: the RPN's are twenty times as large.
-FEW_LARGE, FEW_SMALL = 4, 16
 # Its presence says that a folder may be deleted by the next `--debug`.
 _MARKER = ".made-by-debug"
 
@@ -63,7 +62,7 @@ def smaller(config: TaskConfig, *, on_cpu: bool) -> TaskConfig:
 
     A GPU gets the real batch, which may be too large for its memory; a CPU one that it can do.
     """
-    few = FEW_LARGE if isinstance(config, RpnConfig) else FEW_SMALL
+    few = task_class(config.task).debug_batch
     batch = min(config.train.global_batch, few) if on_cpu else config.train.global_batch
     samples = STEPS_PER_EPOCH * batch
     limit_train = min(config.data.limit_train or samples, samples)

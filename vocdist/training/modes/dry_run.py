@@ -3,23 +3,20 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from vocdist.config import RpnConfig, TaskConfig
+from vocdist.config import TaskConfig
 from vocdist.data.batch import Batch
-from vocdist.data.features import STORED_DTYPE
 from vocdist.runs.checkpoint import Checkpoints
-from vocdist.runs.folder import CHECKPOINTS, begun_config
-from vocdist.tasks.rpn import ProposalModel
-from vocdist.tasks.task import Task
-from vocdist.training.build_task import build_task, resolve_backbone
+from vocdist.runs.folder import CHECKPOINTS
+from vocdist.tasks.task import Task, build_task
 from vocdist.training.feature_cache import feature_bytes
-from vocdist.training.loaders import Readers, build_loader, build_readers, check_cacheable
+from vocdist.training.loaders import Readers, build_loader, build_readers
+from vocdist.training.run import resolved
 from vocdist.training.start import plan_start
 
 # Activations are measured on this many samples, and grow with their number.
@@ -35,18 +32,20 @@ class Memory:
         weights: Parameters and buffers.
         gradients: Of what learns.
         optimizer: AdamW's two moments.
+        average: The averaged weights, with `optim.ema_decay`.
         activations: What the backward pass needs of the forward pass, and the input batch.
     """
 
     weights: int
     gradients: int
     optimizer: int
+    average: int
     activations: int
 
     @property
     def total(self) -> int:
         """Bytes of all of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return sum(vars(self).values())
 
 
 def dry_run(config: TaskConfig) -> None:
@@ -61,16 +60,15 @@ def dry_run(config: TaskConfig) -> None:
     config = replace(config, data=replace(config.data, num_workers=0))
     readers = build_readers(config)
     train_reader, val_reader = readers
-    if isinstance(config, RpnConfig):
-        config = resolve_backbone(config, begun_config(RpnConfig, config.run.dir))
+    config = resolved(config)
     checkpoints = Checkpoints(config.run.dir / CHECKPOINTS, config.train.keep)
     start = plan_start(config, checkpoints, train_reader.manifest_sha256)
     # Random weights have the same shapes; the real ones might have to be downloaded.
     task = build_task(config, train_reader, pretrained=False)
     loader = build_loader(config, train_reader, training=True, world_size=world)
-    batch = as_trained_on(config, task, next(loader.training(epoch=0)))
+    batch = task.input_example(next(loader.training(epoch=0)))
     steps = loader.steps_per_epoch()
-    memory = step_memory(task, batch)
+    memory = step_memory(task, batch, averaged=config.optim.ema_decay is not None)
     files = written_files(config, task, readers, memory)
 
     table = Table(show_header=False, title=f"{config.task}, trained on nothing yet")
@@ -84,7 +82,7 @@ def dry_run(config: TaskConfig) -> None:
         ("first input", ", ".join(map(_described, batch.inputs))),
         *((f"  target {name}", f"{tuple(t.shape)}") for name, t in batch.targets.items()),
         *_outputs(task, batch),
-        ("weights from", _weights(config)),
+        ("weights from", task.weights_from(config)),
         *_parameters(task.model),
         ("memory of a step", f"about {memory.total / MIB:,.0f} MiB a process, in fp32"),
         *((f"  {k}", f"{v / MIB:,.1f} MiB") for k, v in vars(memory).items()),
@@ -94,7 +92,7 @@ def dry_run(config: TaskConfig) -> None:
     Console().print(table)
 
 
-def step_memory(task: Task, batch: Batch) -> Memory:
+def step_memory(task: Task, batch: Batch, *, averaged: bool) -> Memory:
     """Run one forward pass on a few samples of a batch and count what is kept for the backward."""
     few = _first(batch, PROBED)
     kept: dict[int, int] = {}
@@ -118,26 +116,16 @@ def step_memory(task: Task, batch: Batch) -> Memory:
         weights=sum(p.nbytes for p in parameters) + sum(b.nbytes for b in task.model.buffers()),
         gradients=learning,
         optimizer=2 * learning,
+        average=learning if averaged else 0,
         activations=round(per_sample * len(batch.indices)),
     )
-
-
-def as_trained_on(config: TaskConfig, task: Task, batch: Batch) -> Batch:
-    """A batch of images as training gets it: as features where those are kept."""
-    if not (isinstance(config, RpnConfig) and config.features.cache):
-        return batch
-    check_cacheable(config)
-    assert isinstance(task.model, ProposalModel)
-    with torch.no_grad():
-        levels = task.model.eval().features(batch.inputs, batch.targets["image_size"])
-    return replace(batch, inputs=tuple(level.to(STORED_DTYPE) for level in levels))
 
 
 def written_files(
     config: TaskConfig, task: Task, readers: Readers, memory: Memory
 ) -> dict[str, str]:
     """What a run leaves in its folder and beside it, with the size of what is large."""
-    checkpoint = (memory.weights + memory.optimizer) / MIB
+    checkpoint = (memory.weights + memory.optimizer + memory.average) / MIB
     return {
         **_written_features(config, task, readers),
         "checkpoints/": f"{config.train.keep} and the best one, {checkpoint:,.1f} MiB each",
@@ -149,16 +137,16 @@ def written_files(
 
 
 def _written_features(config: TaskConfig, task: Task, readers: Readers) -> dict[str, str]:
-    if not (isinstance(config, RpnConfig) and config.features.cache):
+    frozen = task.frozen_features()
+    if frozen is None:
         return {}
-    assert isinstance(task.model, ProposalModel)
     size = 0.0
-    for reader, copies in ((readers.train, 1 + config.input.flip), (readers.val, 1)):
+    for reader, copies in ((readers.train, 1 + frozen.mirrored), (readers.val, 1)):
         images = build_loader(config, reader, training=False)
-        size += copies * len(reader) * feature_bytes(task.model.backbone, images)
+        size += copies * len(reader) * feature_bytes(frozen.model.backbone, images)
     return {
-        f"{config.features.folder}/": f"{size / MIB:,.1f} MiB of features, where they are not "
-        f"there already (features.max_gib={config.features.max_gib:g})"
+        f"{frozen.settings.folder}/": f"{size / MIB:,.1f} MiB of features, where they are not "
+        f"there already (features.max_gib={frozen.settings.max_gib:g})"
     }
 
 
@@ -166,21 +154,11 @@ def _described(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
+@torch.no_grad()
 def _outputs(task: Task, batch: Batch) -> list[tuple[str, str]]:
     """Shapes of what the model says of a few samples."""
-    few = _first(batch, PROBED)
-    # The RPN takes any of its inputs, images or levels of features; the classifier images.
-    sized = "image_size" in few.targets
-    arguments = (few.inputs, few.targets["image_size"]) if sized else (few.images,)
-    with torch.no_grad():
-        output: Any = task.model.eval()(*arguments)
-    if isinstance(output, Tensor):
-        return [("output", f"{tuple(output.shape)} for {len(few.indices)} samples")]
-    head, levels = output
-    return [
-        ("feature maps", ", ".join(f"{h} × {w}" for h, w in levels)),
-        ("anchors", f"{head.objectness.shape[1]:,} an image"),
-    ]
+    task.model.eval()
+    return task.outputs(_first(batch, PROBED))
 
 
 def _first(batch: Batch, count: int) -> Batch:
@@ -203,12 +181,6 @@ def _parameters(model: nn.Module) -> list[tuple[str, str]]:
     children = dict(model.named_children()).items()
     parts = [(f"  {name}", counted(part)) for name, part in children if list(part.parameters())]
     return [("parameters", counted(model)), *(parts if len(parts) > 1 else [])]
-
-
-def _weights(config: TaskConfig) -> str:
-    if isinstance(config, RpnConfig) and config.model.classifier != "none":
-        return config.model.classifier
-    return f"{config.model.weights} ({config.model.backbone})"
 
 
 def _beginning(checkpoint: Path | None) -> str:

@@ -6,12 +6,11 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from vocdist.config import RpnConfig, TaskConfig
+from vocdist.config import TaskConfig
 from vocdist.data.batch import Batch
 from vocdist.distributed.processes import build_accelerator, lay_out, prepare
 from vocdist.errors import UserError
-from vocdist.tasks.task import Task
-from vocdist.training.build_task import build_task, resolve_backbone
+from vocdist.tasks.task import Task, build_task, task_class
 from vocdist.training.loaders import build_loader, build_reader
 
 MAX_STEPS = 400
@@ -46,8 +45,7 @@ def overfit(config: TaskConfig, images: int, max_steps: int = MAX_STEPS) -> Outc
     accelerator = build_accelerator(config.runtime)
     if accelerator.num_processes > 1:
         raise UserError("--overfit runs in one process: start the script with python")
-    if isinstance(config, RpnConfig):
-        config = resolve_backbone(config)
+    config = task_class(config.task).resolve(config)
     torch.manual_seed(config.train.seed)
     config = replace(config, data=replace(config.data, limit_train=images))
     train_reader = build_reader(config, "train")

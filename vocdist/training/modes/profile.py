@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
+from vocdist.config import TaskConfig
 from vocdist.data.batch import Batch
 from vocdist.data.workers import usable_cores
 from vocdist.distributed.preemption import StopRequest
@@ -21,7 +21,7 @@ from vocdist.distributed.processes import build_accelerator
 from vocdist.runs.checkpoint import Checkpoints, Position
 from vocdist.runs.folder import CHECKPOINTS
 from vocdist.runs.tracking import NullTracker, Tracker
-from vocdist.training.build_task import build_task, resolve_backbone
+from vocdist.tasks.task import build_task, task_class
 from vocdist.training.loaders import build_readers
 from vocdist.training.loop import Trainer
 from vocdist.training.run import build_trainer
@@ -134,12 +134,12 @@ def profile_run(config: TaskConfig) -> dict[str, float]:
         train=replace(config.train, epochs=1, log_every=2**31, save_every=None),
     )
     accelerator = build_accelerator(config.runtime)
-    if isinstance(config, RpnConfig):
-        config = resolve_backbone(config)
+    config = task_class(config.task).resolve(config)
     folder = config.run.dir.with_name(config.run.dir.name + "-profile")
     with NullTracker() as tracker:
         trainer = build_bare_trainer(config, accelerator, tracker)
         steps = trainer.train_loader.steps_per_epoch()
+        cached = trainer.task.frozen_features() is not None
         timer = PhaseTimer(accelerator.device)
         seconds, timed_steps = _timed_epoch(trainer, timer, steps)
         _traced_steps(trainer, max(0, steps - TRACED), folder)
@@ -147,18 +147,20 @@ def profile_run(config: TaskConfig) -> dict[str, float]:
     shares = {phase: spent / total for phase, spent in seconds.items()}
     if accelerator.is_main_process:
         _print_table(seconds, timed_steps, config.train.global_batch)
-        print(advice(shares, config, accelerator.device.type, usable_cores()))
+        print(advice(shares, config, accelerator.device.type, usable_cores(), cached=cached))
         print(f"{folder}: {TRACE} (open it at https://ui.perfetto.dev), {OPERATORS}")
     return shares
 
 
-def advice(shares: Mapping[str, float], config: TaskConfig, device: str, cores: int) -> str:
+def advice(
+    shares: Mapping[str, float], config: TaskConfig, device: str, cores: int, *, cached: bool
+) -> str:
     """One sentence: what takes the time, and the setting that changes it."""
-    size = "input.size" if isinstance(config, ClassifierConfig) else "input.short_side"
+    size = task_class(config.task).size_setting
     if shares["data wait"] > 0.15:
         workers = config.data.num_workers
         words = f"{shares['data wait']:.0%} of the time is spent in waiting for data: "
-        if isinstance(config, RpnConfig) and config.features.cache:
+        if cached:
             return words + (
                 "cached features are read from the disk: name a features.folder on a faster one, "
                 "or run where they fit into memory beside the run"

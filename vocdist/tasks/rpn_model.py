@@ -1,17 +1,15 @@
-"""From a config to a task with its model."""
+"""The RPN's model of a config: where its frozen features come from, and its parts."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
-from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
+from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config.file import load_config
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
-from vocdist.models.classifier import Classifier
-from vocdist.models.losses import MultilabelLoss
+from vocdist.models.rpn.model import ProposalModel
 from vocdist.models.rpn.network import (
     AnchorRule,
     LossRule,
@@ -22,34 +20,8 @@ from vocdist.models.rpn.network import (
 )
 from vocdist.models.weights import load_weights
 from vocdist.runs.folder import CONFIG, FINAL_WEIGHTS
-from vocdist.shards.reader import ShardReader
-from vocdist.tasks.classifier import ClassifierTask, positive_weights
-from vocdist.tasks.rpn import ProposalModel, RpnTask
-from vocdist.tasks.task import Task
 
 DEFAULT_CLASSIFIER_RUN = Path("runs/classifier")
-
-
-def build_task(config: TaskConfig, train_reader: ShardReader, *, pretrained: bool) -> Task:
-    """The task with its model on the CPU.
-
-    `pretrained` loads the weights that training starts from; leave it out where those of a run
-    are loaded next.
-
-    Raises:
-        UserError: The weights cannot be had, or the anchors do not fit the levels.
-    """
-    if isinstance(config, ClassifierConfig):
-        return _build_classifier(config, train_reader, pretrained)
-    return RpnTask(_build_proposal_model(config, pretrained))
-
-
-def build_trained_task(config: TaskConfig, classes: Sequence[str]) -> Task:
-    """The task around a model whose weights are loaded next, for use and not for training."""
-    if isinstance(config, ClassifierConfig):
-        model = Classifier(config.model.backbone, len(classes))
-        return ClassifierTask(model, classes, eval_flip=config.input.eval_flip)
-    return RpnTask(_build_proposal_model(config, pretrained=False))
 
 
 def resolve_backbone(config: RpnConfig, begun: RpnConfig | None = None) -> RpnConfig:
@@ -89,38 +61,8 @@ def resolve_backbone(config: RpnConfig, begun: RpnConfig | None = None) -> RpnCo
     return replace(config, model=replace(config.model, classifier=source, backbone=backbone))
 
 
-def _build_classifier(
-    config: ClassifierConfig, train_reader: ShardReader, pretrained: bool
-) -> ClassifierTask:
-    classes = train_reader.manifest.classes
-    settings = config.model
-    model = Classifier(
-        settings.backbone,
-        len(classes),
-        settings.batch_norm_momentum,
-        settings.dropout,
-        settings.sync_batch_norm,
-    )
-    if pretrained:
-        load_weights(model.network, settings.backbone, settings.weights)
-    loss = MultilabelLoss(
-        pos_weight=_pos_weight(config.loss.pos_weight, train_reader),
-        label_smoothing=config.loss.label_smoothing,
-        focus_positive=config.loss.focus_positive,
-        focus_negative=config.loss.focus_negative,
-        negative_margin=config.loss.negative_margin,
-    )
-    return ClassifierTask(model, classes, loss, eval_flip=config.input.eval_flip)
-
-
-def _pos_weight(rule: str, train_reader: ShardReader) -> Tensor | None:
-    if rule == "none":
-        return None
-    ratio = positive_weights(train_reader.class_images, len(train_reader))
-    return ratio.sqrt() if rule == "sqrt" else ratio
-
-
-def _build_proposal_model(config: RpnConfig, pretrained: bool) -> ProposalModel:
+def build_model(config: RpnConfig, *, pretrained: bool) -> ProposalModel:
+    """The model on the CPU, see `Task.build`."""
     settings, matching = config.model, config.matching
     if not settings.strides or list(settings.strides) != sorted(set(settings.strides)):
         raise UserError(
