@@ -26,9 +26,10 @@ from vocdist.inference.export import (
     save_program,
 )
 from vocdist.inference.images import input_batches
-from vocdist.inference.model_card import metadata_of, model_card, preprocessing
+from vocdist.inference.model_card import metadata_of, model_card
 from vocdist.inference.trained import load_trained
 from vocdist.runs.folder import load_results
+from vocdist.tasks.rpn import input_words
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path: Path) -> None:
 )
 def test_an_rpns_images_are_snapped_or_padded_and_it_says_which(snap: bool, words: str) -> None:
     config = load_config(RpnConfig, None, [f"input.snap={snap}"])
-    told = preprocessing(config)
+    told = " ".join(input_words(config))
     assert words in told and told.count("pad_multiple") == 0
     assert f"multiple{'' if snap else 's'} of {config.input.pad_multiple}" in told
 

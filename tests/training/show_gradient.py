@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import torch
-from vocdist.training.build_task import build_task
 
 from vocdist.config import RpnConfig
 from vocdist.config.file import load_config
@@ -13,6 +12,7 @@ from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import build_accelerator, prepare
 from vocdist.runs.checkpoint import Checkpoints, Position
 from vocdist.runs.tracking import NullTracker
+from vocdist.tasks.task import build_task
 from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.loop import Trainer
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from launch import RPN
-from vocdist.training.build_task import build_task
 
 from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config.file import load_config
 from vocdist.errors import UserError
+from vocdist.tasks.task import build_task
 from vocdist.training.loaders import build_readers, training_loaders
 from vocdist.training.modes.dry_run import dry_run
 

@@ -6,14 +6,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from vocdist.training.build_task import build_task
 
 from vocdist.config import RpnConfig
 from vocdist.config.file import load_config
 from vocdist.data.loader import BatchLoader
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
-from vocdist.tasks.task import Task
+from vocdist.tasks.task import Task, build_task
 from vocdist.training.feature_cache import GIB, backbone_hash, plan_units
 from vocdist.training.loaders import (
     build_loader,

@@ -7,13 +7,13 @@ import pytest
 import torch
 from forked import run_script
 from launch import CLASSIFIER, RPN
-from vocdist.training.build_task import build_task
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config.file import load_config
 from vocdist.distributed.processes import build_accelerator
 from vocdist.errors import UserError
 from vocdist.runs.tracking import NullTracker
+from vocdist.tasks.task import build_task
 from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.modes import Mode, take_mode
 from vocdist.training.modes.debug import debug_run, smaller

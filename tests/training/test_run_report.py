@@ -5,7 +5,7 @@ import pytest
 
 from vocdist.config import RpnConfig
 from vocdist.config.file import load_config
-from vocdist.report.run_report import _box_sizes
+from vocdist.tasks.rpn import _box_sizes
 from vocdist.training.loaders import build_loader, build_reader
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from refuse_syncs import RefuseSyncs
-from vocdist.training.build_task import build_task
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config.file import load_config
@@ -18,6 +17,7 @@ from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import build_accelerator
 from vocdist.runs.checkpoint import Checkpoints, Position
 from vocdist.runs.tracking import NullTracker
+from vocdist.tasks.task import build_task
 from vocdist.training.loaders import build_readers
 from vocdist.training.loop import Trainer
 from vocdist.training.run import build_trainer

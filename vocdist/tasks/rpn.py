@@ -6,10 +6,11 @@ of the train split, and the sentences of its model card. `rpn_model.py` builds i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from vocdist.config import RpnConfig
 from vocdist.data.batch import Batch
 from vocdist.data.features import STORED_DTYPE
 from vocdist.data.geometry import Padding, fitted_size, fitting_words, rows_to_xyxy
+from vocdist.data.loader import BatchLoader
 from vocdist.data.transforms import RpnTransform
 from vocdist.drawing import draw_proposals
 from vocdist.errors import UserError
@@ -36,11 +38,6 @@ from vocdist.runs.predictions import RpnPredictions
 from vocdist.shards.reader import ShardReader
 from vocdist.tasks.rpn_model import build_model, resolve_backbone
 from vocdist.tasks.task import FrozenFeatures, ModelCard, Record, Task
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from vocdist.data.loader import BatchLoader
 
 # Numbers of proposals at which a record keeps each box's best IoU: the metrics' and those between.
 CURVE_COUNTS = tuple(sorted({1, 2, 5, 10, 20, 30, 75, 150, 250, *COUNTS}))
@@ -177,9 +174,9 @@ class RpnTask(Task):
         }
         return {**table, **means, "samples": float(len(records))}
 
-    def frozen_features(self) -> FrozenFeatures | None:
+    def frozen_features(self, config: RpnConfig) -> FrozenFeatures | None:
         """See `Task.frozen_features`."""
-        settings, box = self.config.features, self.config.input
+        settings, box = config.features, config.input
         if not settings.cache:
             return None
         if not box.snap:
@@ -187,7 +184,7 @@ class RpnTask(Task):
                 "features.cache=true keeps features of images, which padding would make depend on "
                 "their batch: set input.snap=true, or features.cache=false"
             )
-        short_side = self.config.data.short_side or 0
+        short_side = config.data.short_side or 0
         geometry = (box.short_side, box.long_side, box.pad_multiple, short_side)
         return FrozenFeatures(self._model, settings, geometry, box.flip)
 
@@ -214,8 +211,8 @@ class RpnTask(Task):
         )
 
     def pictures(
-        self, loader: "BatchLoader", indices: Sequence[int], *, drawn: int = KEPT_PROPOSALS
-    ) -> "list[Image.Image]":
+        self, loader: BatchLoader, indices: Sequence[int], *, drawn: int = KEPT_PROPOSALS
+    ) -> list[Image.Image]:
         """See `proposal_overlays`."""
         return proposal_overlays(self, loader, indices, drawn=drawn)
 
@@ -226,7 +223,7 @@ class RpnTask(Task):
 
     def input_example(self, batch: Batch) -> Batch:
         """See `Task.input_example`."""
-        if self.frozen_features() is None:
+        if self.frozen_features(self.config) is None:
             return batch
         with torch.no_grad():
             levels = self._model.eval().features(batch.inputs, batch.targets["image_size"])
@@ -273,7 +270,7 @@ class RpnTask(Task):
             'print(model.propose("photo.jpg", count=50)[0].boxes)',
             ("object-detection", "rpn"),
             False,
-            tuple(_input_words(self.config)),
+            tuple(input_words(self.config)),
             _output_words(self.config),
         )
 
@@ -319,8 +316,8 @@ class RpnTask(Task):
 
 @torch.no_grad()
 def proposal_overlays(
-    task: "RpnTask", loader: "BatchLoader", indices: Sequence[int], *, drawn: int = KEPT_PROPOSALS
-) -> "list[Image.Image]":
+    task: RpnTask, loader: BatchLoader, indices: Sequence[int], *, drawn: int = KEPT_PROPOSALS
+) -> list[Image.Image]:
     """The `drawn` best proposals (red) and the boxes (green) of each image, as the network saw it.
 
     Runs on this process alone, on the device where the model is.
@@ -387,7 +384,8 @@ def _box_sizes(config: RpnConfig, train: ShardReader) -> np.ndarray:
     return chosen
 
 
-def _input_words(config: RpnConfig) -> list[str]:
+def input_words(config: RpnConfig) -> list[str]:
+    """The sentences of the model card for `RpnTask.transform` and its padding."""
     box = config.input
     if box.snap:
         fitted = fitting_words(box.short_side, box.long_side, box.pad_multiple)

@@ -15,9 +15,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+from PIL import Image
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -26,19 +27,15 @@ from vocdist.config.file import config_from_plain, load_config
 from vocdist.config.rpn import FeaturesConfig
 from vocdist.data.batch import Batch
 from vocdist.data.geometry import Padding, shrink
+from vocdist.data.loader import BatchLoader
 from vocdist.data.transforms import Example, Transform
 from vocdist.errors import UserError
 from vocdist.models.graph import ExportGraph
+from vocdist.models.rpn.model import ProposalModel
 from vocdist.runs.folder import CONFIG, task_of
 from vocdist.runs.predictions import Predictions
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.record import Annotations
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from vocdist.data.loader import BatchLoader
-    from vocdist.models.rpn.model import ProposalModel
 
 Record = Mapping[str, object]
 
@@ -55,7 +52,7 @@ class FrozenFeatures(NamedTuple):
     wanted too, in training.
     """
 
-    model: "ProposalModel"
+    model: ProposalModel
     settings: FeaturesConfig
     geometry: tuple[int, ...]
     mirrored: bool
@@ -193,8 +190,8 @@ class Task(ABC):
         """Choose what is chosen on the train split, such as thresholds, from its records."""
         del records
 
-    def frozen_features(self) -> FrozenFeatures | None:
-        """What to keep the features of; None where images go through the whole model each time.
+    def frozen_features(self, config: Any) -> FrozenFeatures | None:
+        """What `config` has kept of frozen features; None: images go through the whole model.
 
         Raises:
             UserError: Features are to be kept that depend on their batch.
@@ -218,8 +215,8 @@ class Task(ABC):
         return None
 
     def pictures(
-        self, loader: "BatchLoader", indices: Sequence[int], *, drawn: int = 20
-    ) -> "list[Image.Image]":
+        self, loader: BatchLoader, indices: Sequence[int], *, drawn: int = 20
+    ) -> list[Image.Image]:
         """What the model says of chosen samples, drawn on them; empty: there is nothing to draw.
 
         At most `drawn` boxes an image, where it says boxes.

@@ -84,7 +84,7 @@ def split_loaders(
         UserError: Features are to be kept that depend on their batch, or there is no room for them.
     """
     features: list[FeatureFiles] | list[None] = [None] * len(uses)
-    frozen = task.frozen_features()
+    frozen = task.frozen_features(config)
     if frozen:
         features = _features(config, frozen, uses, accelerator)
     return [

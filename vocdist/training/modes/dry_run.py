@@ -137,7 +137,7 @@ def written_files(
 
 
 def _written_features(config: TaskConfig, task: Task, readers: Readers) -> dict[str, str]:
-    frozen = task.frozen_features()
+    frozen = task.frozen_features(config)
     if frozen is None:
         return {}
     size = 0.0

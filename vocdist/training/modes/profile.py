@@ -139,7 +139,7 @@ def profile_run(config: TaskConfig) -> dict[str, float]:
     with NullTracker() as tracker:
         trainer = build_bare_trainer(config, accelerator, tracker)
         steps = trainer.train_loader.steps_per_epoch()
-        cached = trainer.task.frozen_features() is not None
+        cached = trainer.task.frozen_features(config) is not None
         timer = PhaseTimer(accelerator.device)
         seconds, timed_steps = _timed_epoch(trainer, timer, steps)
         _traced_steps(trainer, max(0, steps - TRACED), folder)
