@@ -96,7 +96,7 @@ def from_run(folder: Path, config: VisualizeConfig) -> Pictures:
     run = load_run_config(folder, ["data.num_workers=0"])
     task = load_task(run, folder)
     if task.predicts != "boxes":
-        raise UserError(f"{folder}: a {task.title} proposes no boxes: pass an RPN run or shards")
+        raise UserError(f"{folder}: its task ({task.title}) proposes no boxes: pass an RPN run or shards")
     task.model.to(build_accelerator(run.runtime).device)
     reader = ShardReader(run.data.shards, config.split, cache=cache_rule(run.data))
     loader = build_loader(run, reader, training=False)

@@ -240,11 +240,12 @@ def is_main_process() -> bool:
 
 
 def config_from_arguments(
-    config_type: type[Config], arguments: Sequence[str], default: Path
+    config_type: type[Config], arguments: Sequence[str], default: Path | None
 ) -> Config:
-    """`[CONFIG.yaml] [section.key=value ...]` -> config; `default` is used without a file."""
+    """`[CONFIG.yaml] [section.key=value ...]` -> config, from the `default` file without one."""
     path, overrides = split_arguments(arguments)
-    return load_config(config_type, Path(path) if path else _present(default), overrides)
+    file = Path(path) if path else default and _present(default)
+    return load_config(config_type, file, overrides)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

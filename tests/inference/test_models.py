@@ -208,9 +208,9 @@ def test_a_run_that_still_trains_has_its_best_checkpoint(
 def test_mistakes_are_answered_with_the_remedy(
     classifier_run: Path, rpn_run: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"holds an RPN.*scripts/propose\.py"):
+    with pytest.raises(UserError, match=r"is Region Proposal Network.*scripts/propose\.py"):
         Classifier.load(rpn_run)
-    with pytest.raises(UserError, match=r"holds a classifier.*scripts/predict\.py"):
+    with pytest.raises(UserError, match=r"is Multi-label classifier.*scripts/predict\.py"):
         RegionProposalNetwork.load(classifier_run)
     with pytest.raises(UserError, match="train one with"):
         Classifier.load(tmp_path)

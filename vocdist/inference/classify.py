@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import torch
-
 from vocdist.errors import UserError
-from vocdist.inference.images import ImageSource, as_images, image_name, input_batches
+from vocdist.inference.answers import Answer, answer_each
+from vocdist.inference.images import ImageSource, as_images
 from vocdist.inference.results import Unreadable, in_order
 from vocdist.inference.trained import Trained, load_trained
 
@@ -44,10 +43,9 @@ class Classifier:
         """Take over a loaded model; `Classifier.load` is the usual way."""
         if trained.task.predicts != "classes":
             raise UserError(
-                f"{trained.weights}: not a classifier but a {trained.task.title}, which knows no "
+                f"{trained.weights}: its task is {trained.task.title}, which knows no "
                 f"classes: use scripts/propose.py where it proposes boxes"
             )
-        self._task = trained.task
         self.trained = trained
         self.classes = trained.classes
         unset = dict.fromkeys(trained.classes, DEFAULT_THRESHOLD)
@@ -73,23 +71,14 @@ class Classifier:
         """
         return in_order(self.predict_each(as_images(images), batch=batch, workers=workers))
 
-    @torch.inference_mode()
     def predict_each(
         self, images: list[ImageSource], *, batch: int = 32, workers: int = 0
     ) -> Iterator[tuple[int, Prediction | Unreadable]]:
         """Every image's position and prediction as they become ready; nothing is raised for one."""
-        for inputs in input_batches(images, self.trained.view, batch=batch, workers=workers):
-            for position, reason in inputs.unreadable.items():
-                yield position, Unreadable(image_name(images[position], position), reason)
-            if inputs.batch is None:
-                continue
-            on_device = inputs.batch.to(self.trained.device)
-            answers = self._task.answers(on_device)
-            for position, answer in zip(inputs.batch.indices.tolist(), answers, strict=True):
-                name = image_name(images[position], position)
-                yield position, self._prediction(name, answer["scores"])
+        for position, answer in answer_each(self.trained, images, batch=batch, workers=workers):
+            yield position, answer if isinstance(answer, Unreadable) else self._prediction(answer)
 
-    def _prediction(self, name: str, scores: Mapping[str, float]) -> Prediction:
-        best_first = sorted(scores.items(), key=lambda pair: -pair[1])
+    def _prediction(self, answer: Answer) -> Prediction:
+        best_first = sorted(answer.values["scores"].items(), key=lambda pair: -pair[1])
         present = tuple(c for c, score in best_first if score >= self.thresholds[c])
-        return Prediction(name, dict(best_first), present)
+        return Prediction(answer.name, dict(best_first), present)

@@ -35,7 +35,7 @@ def export_graph(trained: Trained) -> ExportGraph:
     graph = trained.task.graph()
     if graph is None:
         raise UserError(
-            f"{trained.weights}: a {trained.task.title} is not exported as a graph: use "
+            f"{trained.weights}: its task ({trained.task.title}) has no graph to export: use "
             f"formats=[safetensors]"
         )
     return graph.eval()

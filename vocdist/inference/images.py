@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vocdist.data.batch import Batch, SampleRequest, collate
 from vocdist.data.dataset import decode_image
@@ -20,6 +21,9 @@ from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.shards.record import Annotations
 from vocdist.tasks.task import EvaluationView
+
+# At most this many batches of images wait, opened, for others of their shape.
+OPENED_BATCHES = 16
 
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -190,11 +194,30 @@ class InputBatch:
     Attributes:
         batch: Ready for the model; its indices are positions in the list of images; None when
             nothing could be read.
+        sizes: (height, width) of the stored images of the batch, pixels.
         unreadable: Position -> reason.
     """
 
     batch: Batch | None
+    sizes: list[tuple[int, int]]
     unreadable: dict[int, str]
+
+
+class _Request(NamedTuple):
+    """An image, and the (height, width) of its input; or why it cannot be opened."""
+
+    position: int
+    shape: tuple[int, int] | None
+    unreadable: str | None = None
+
+
+class _Input(NamedTuple):
+    """What became of a request: an example, or the reason why there is none."""
+
+    position: int
+    size_hw: tuple[int, int]
+    example: Example | None
+    unreadable: str | None = None
 
 
 def input_batches(
@@ -207,55 +230,67 @@ def input_batches(
     """
     if batch < 1 or workers < 0:
         raise UserError(f"batch={batch}, workers={workers}: a batch has 1 image or more, workers 0")
-    unreadable: dict[int, str] = {}
-    by_shape: dict[tuple[int, int] | None, list[int]] = {}
-    for position, image in enumerate(images):
-        try:
-            shape = view.shape(image_size(image))
-        except UserError as error:
-            unreadable[position] = str(error)
-        else:
-            by_shape.setdefault(shape, []).append(position)
-    if unreadable:
-        yield InputBatch(None, unreadable)
-    parts = [
-        [(position, shape) for position in positions[start : start + batch]]
-        for shape, positions in by_shape.items()
-        for start in range(0, len(positions), batch)
-    ]
     yield from DataLoader(
         _Inputs(images, view),
-        batch_sampler=parts,
+        batch_sampler=_SameShape(images, view, batch),
         collate_fn=_collate,
         num_workers=min(workers, usable_cores()),
         generator=torch.Generator(),
     )
 
 
-class _Inputs(Dataset[tuple[int, Example | str]]):
-    """(position, shape) -> the example, or why there is none."""
+class _SameShape(Sampler[list[_Request]]):
+    """Batches of requests of one shape each; images are opened a few batches ahead of use."""
 
+    def __init__(self, images: Sequence[ImageSource], view: EvaluationView, batch: int) -> None:
+        self._images, self._view, self._batch = images, view, batch
+
+    def __iter__(self) -> Iterator[list[_Request]]:
+        waiting: dict[tuple[int, int] | None, list[_Request]] = {}
+        for position in range(len(self._images)):
+            request = self._request(position)
+            group = waiting.setdefault(request.shape, [])
+            group.append(request)
+            if len(group) == self._batch:
+                yield waiting.pop(request.shape)
+            elif sum(map(len, waiting.values())) > OPENED_BATCHES * self._batch:
+                yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
+        yield from waiting.values()
+
+    def _request(self, position: int) -> _Request:
+        if self._view.padding is None:
+            return _Request(position, None)
+        try:
+            return _Request(position, self._view.shape(image_size(self._images[position])))
+        except UserError as error:
+            return _Request(position, None, str(error))
+
+
+class _Inputs(Dataset[_Input]):
     def __init__(self, images: Sequence[ImageSource], view: EvaluationView) -> None:
         self._images = images
         self._view = view
 
-    def __getitem__(self, request: tuple[int, tuple[int, int] | None]) -> tuple[int, Example | str]:
-        position, shape = request
+    def __getitem__(self, request: _Request) -> _Input:
+        position, shape, unreadable = request
         try:
+            if unreadable:
+                raise UserError(unreadable)
             pixels = image_pixels(self._images[position])
         except UserError as error:
-            return position, str(error)
+            return _Input(position, (0, 0), None, str(error))
         height, width = pixels.shape[1:]
         no_boxes = np.zeros((0, 5), np.int32)
         unknown = Annotations(str(position), width, height, no_boxes, np.zeros(0, bool))
-        return position, self._view.example(pixels, unknown, shape)
+        example = self._view.example(pixels, unknown, shape)
+        return _Input(position, (height, width), example)
 
 
-def _collate(items: Sequence[tuple[int, Example | str]]) -> InputBatch:
-    unreadable = {position: made for position, made in items if isinstance(made, str)}
-    readable = [
-        (SampleRequest(position, epoch=0), made, 0)
-        for position, made in items
-        if isinstance(made, Example)
-    ]
-    return InputBatch(collate(readable) if readable else None, unreadable)
+def _collate(inputs: Sequence[_Input]) -> InputBatch:
+    readable = [(one, one.example) for one in inputs if one.example is not None]
+    items = [(SampleRequest(one.position, epoch=0), example, 0) for one, example in readable]
+    return InputBatch(
+        collate(items) if items else None,
+        [one.size_hw for one, _ in readable],
+        {one.position: one.unreadable for one in inputs if one.unreadable is not None},
+    )

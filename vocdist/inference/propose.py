@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import torch
 
 from vocdist.errors import UserError
-from vocdist.inference.images import ImageSource, as_images, image_name, input_batches
+from vocdist.inference.answers import answer_each
+from vocdist.inference.images import ImageSource, as_images
 from vocdist.inference.results import Unreadable, in_order
 from vocdist.inference.trained import Trained, load_trained
 
@@ -42,10 +42,9 @@ class RegionProposalNetwork:
         """Take over a loaded model; `RegionProposalNetwork.load` is the usual way."""
         if trained.task.predicts != "boxes":
             raise UserError(
-                f"{trained.weights}: not a Region Proposal Network but a {trained.task.title}, "
+                f"{trained.weights}: its task is {trained.task.title}, "
                 f"which proposes no boxes: use scripts/predict.py"
             )
-        self._task = trained.task
         self.trained = trained
 
     @classmethod
@@ -72,30 +71,15 @@ class RegionProposalNetwork:
         found = self.propose_each(as_images(images), count=count, batch=batch, workers=workers)
         return in_order(found)
 
-    @torch.inference_mode()
     def propose_each(
         self, images: list[ImageSource], *, count: int = 300, batch: int = 8, workers: int = 0
     ) -> Iterator[tuple[int, ImageProposals | Unreadable]]:
         """Every image's position and proposals as they become ready; nothing is raised for one."""
         if count < 1:
             raise UserError(f"count={count}: ask for 1 box or more")
-        task = self._task
-        for inputs in input_batches(images, self.trained.view, batch=batch, workers=workers):
-            for position, reason in inputs.unreadable.items():
-                yield position, Unreadable(image_name(images[position], position), reason)
-            if inputs.batch is None:
+        for position, answer in answer_each(self.trained, images, batch=batch, workers=workers):
+            if isinstance(answer, Unreadable):
+                yield position, answer
                 continue
-            on_device = inputs.batch.to(self.trained.device)
-            stored = inputs.batch.targets["stored_size"].tolist()
-            for position, answer, (height, width) in zip(
-                inputs.batch.indices.tolist(), task.answers(on_device), stored, strict=True
-            ):
-                yield (
-                    position,
-                    ImageProposals(
-                        name=image_name(images[position], position),
-                        size_hw=(int(height), int(width)),
-                        boxes=answer["boxes"][:count],
-                        scores=answer["scores"][:count],
-                    ),
-                )
+            boxes, scores = answer.values["boxes"][:count], answer.values["scores"][:count]
+            yield position, ImageProposals(answer.name, answer.size_hw, boxes, scores)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from vocdist.files.atomic import replaced_when_done
+from vocdist.inference.answers import Answer
 from vocdist.inference.classify import Prediction
 from vocdist.inference.images import image_pixels
 from vocdist.inference.propose import ImageProposals
@@ -33,6 +34,17 @@ def write_predictions_json(
                 {"file": p.name, "present": list(p.present), "scores": dict(p.scores)}
                 for p in predictions
             ],
+            "unreadable": [{"file": bad.name, "reason": bad.reason} for bad in unreadable],
+        },
+    )
+
+
+def write_answers(path: Path, answers: Sequence[Answer], unreadable: Sequence[Unreadable]) -> None:
+    """`images` (file, and what the task says of it) and `unreadable` (file, reason)."""
+    _write_json(
+        path,
+        {
+            "images": [{"file": answer.name, **answer.values} for answer in answers],
             "unreadable": [{"file": bad.name, "reason": bad.reason} for bad in unreadable],
         },
     )
