@@ -12,12 +12,9 @@ import json
 import os
 from pathlib import Path
 
-from rich.console import Console
-
 from vocdist.cli import is_main_process, run_command, split_arguments, take_option
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
-from vocdist.training.evaluation import measure_run
 
 
 def main(arguments: list[str]) -> None:
@@ -28,6 +25,11 @@ def main(arguments: list[str]) -> None:
         raise UserError("which run? python scripts/evaluate.py runs/classifier")
     if json_path:
         check_writable(Path(json_path))
+    # Here, not above: `--help` and a slip do not wait for torch.
+    from rich.console import Console
+
+    from vocdist.training.evaluation import measure_run
+
     measured = measure_run(Path(run), overrides)
     if not is_main_process():
         return

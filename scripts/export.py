@@ -8,28 +8,19 @@ compared with the model it is made of: scores, and boxes as shares of the image,
 Their metadata says how images are prepared and outputs are read; so does README.md.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vocdist.cli import run_command, split_arguments
 from vocdist.config import ExportConfig
 from vocdist.config.file import load_config
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
-from vocdist.inference.export import (
-    check,
-    example_size,
-    export_graph,
-    export_program,
-    onnx_difference,
-    program_difference,
-    require_onnx,
-    save_onnx,
-    save_program,
-)
-from vocdist.inference.model_card import metadata_of, model_card
-from vocdist.inference.trained import Trained, load_trained
-from vocdist.runs.checkpoint import save_weights
-from vocdist.runs.folder import RESULTS, load_results
+
+if TYPE_CHECKING:
+    from vocdist.inference.trained import Trained
 
 
 def main(arguments: list[str]) -> None:
@@ -38,6 +29,12 @@ def main(arguments: list[str]) -> None:
     if run is None:
         raise UserError("which run? python scripts/export.py runs/classifier")
     config = load_config(ExportConfig, None, overrides)
+    # Here and below, not above: `--help` and a slip do not wait for torch.
+    from vocdist.inference.export import require_onnx
+    from vocdist.inference.model_card import model_card
+    from vocdist.inference.trained import load_trained
+    from vocdist.runs.folder import RESULTS, load_results
+
     if "onnx" in config.formats:
         require_onnx()
     trained = load_trained(run, "cpu")
@@ -53,6 +50,10 @@ def main(arguments: list[str]) -> None:
 
 def write_formats(trained: Trained, output: Path, formats: tuple[str, ...]) -> list[str]:
     """Write and check the files; their names."""
+    from vocdist.inference import export
+    from vocdist.inference.model_card import metadata_of
+    from vocdist.runs.checkpoint import save_weights
+
     metadata = metadata_of(trained)
     files = []
     if "safetensors" in formats:
@@ -61,17 +62,17 @@ def write_formats(trained: Trained, output: Path, formats: tuple[str, ...]) -> l
             save_weights(trained.task.model, temporary, metadata)
     if not {"onnx", "torch"} & set(formats):
         return files
-    graph, size = export_graph(trained), example_size(trained)
-    program = export_program(graph, size)
+    graph, size = export.export_graph(trained), export.example_size(trained)
+    program = export.export_program(graph, size)
     if "torch" in formats:
         path = output / "model.pt2"
-        save_program(program, path, metadata)
-        check(program_difference(path, graph, size), path)
+        export.save_program(program, path, metadata)
+        export.check(export.program_difference(path, graph, size), path)
         files.append(path.name)
     if "onnx" in formats:
         path = output / "model.onnx"
-        save_onnx(program, path, graph.outputs, metadata)
-        check(onnx_difference(path, graph, size), path)
+        export.save_onnx(program, path, graph.outputs, metadata)
+        export.check(export.onnx_difference(path, graph, size), path)
         files.append(path.name)
     return files
 

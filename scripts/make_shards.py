@@ -20,7 +20,6 @@ from rich.console import Console
 from vocdist.cli import config_from_arguments, run_command
 from vocdist.config import ShardsConfig
 from vocdist.config.file import plain_config
-from vocdist.data.geometry import rows_to_xyxy
 from vocdist.drawing import class_colors, contact_sheet, draw_boxes
 from vocdist.files.atomic import replaced_when_done
 from vocdist.remote.cache import default_cache
@@ -191,6 +190,9 @@ def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -
 
 def drawn(reader: ShardReader, index: int) -> Image.Image:
     """A stored image with its boxes and their class names."""
+    # Imported here, as torch takes seconds.
+    from vocdist.data.geometry import rows_to_xyxy
+
     sample = reader.read(index)
     notes = sample.annotations
     ids = notes.boxes[:, 0].tolist()

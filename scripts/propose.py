@@ -12,20 +12,10 @@ where non-maximum suppression (the run's proposals.nms_threshold) leaves fewer. 
 with COCO("images.json").loadRes("proposals.json") of pycocotools.
 """
 
-from functools import partial
-
-from PIL import Image
-from tqdm import tqdm
-
 from vocdist.cli import run_command, split_places
 from vocdist.config import ProposeConfig
 from vocdist.config.file import load_config
-from vocdist.drawing import draw_proposals
 from vocdist.errors import UserError
-from vocdist.inference.images import ImageSource, find_images
-from vocdist.inference.propose import ImageProposals, RegionProposalNetwork
-from vocdist.inference.results import by_position, exit_if_unreadable
-from vocdist.inference.writing import save_pictures, write_coco_results
 
 
 def main(arguments: list[str]) -> None:
@@ -34,6 +24,15 @@ def main(arguments: list[str]) -> None:
     if len(places) < 2:
         raise UserError("a run and images are expected: propose.py runs/rpn photos/")
     config = load_config(ProposeConfig, None, overrides)
+    # Here, not above: `--help` and a slip do not wait for torch.
+    from tqdm import tqdm
+
+    from vocdist.drawing import draw_proposals
+    from vocdist.inference.images import ImageSource, find_images
+    from vocdist.inference.propose import RegionProposalNetwork
+    from vocdist.inference.results import by_position, exit_if_unreadable
+    from vocdist.inference.writing import save_pictures, write_coco_results
+
     files: list[ImageSource] = [*find_images(places[1:])]
     network = RegionProposalNetwork.load(places[0], config.device)
     # Before the work, not after it: it may be refused.
@@ -48,16 +47,13 @@ def main(arguments: list[str]) -> None:
     results = output / "proposals.json"
     write_coco_results(results, output / "images.json", proposals)
     save_pictures(
-        proposals[: config.pictures], output / "pictures", partial(drawn, count=config.drawn)
+        proposals[: config.pictures],
+        output / "pictures",
+        lambda image, found: draw_proposals(image, found.boxes[: config.drawn], []),
     )
     total = sum(len(found.boxes) for found in proposals)
     print(f"{total:,} boxes on {len(proposals):,} images: {results}, ids are in images.json")
     exit_if_unreadable(unreadable)
-
-
-def drawn(image: Image.Image, proposals: ImageProposals, count: int) -> Image.Image:
-    """The best boxes on the image."""
-    return draw_proposals(image, proposals.boxes[:count], [])
 
 
 if __name__ == "__main__":

@@ -14,9 +14,6 @@ from pathlib import Path
 from vocdist.cli import run_command, take_option
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
-from vocdist.report.comparison import comparison_page
-from vocdist.report.page import run_page
-from vocdist.report.run_report import REPORT, read_run
 
 
 def main(arguments: list[str]) -> None:
@@ -27,6 +24,11 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"unknown option {options[0]}: report.py RUN [RUN ...] [--output FILE]")
     if not arguments:
         raise UserError("which run? python scripts/report.py runs/classifier")
+    # Here, not above: `--help` and a slip do not wait for torch.
+    from vocdist.report.comparison import comparison_page
+    from vocdist.report.page import run_page
+    from vocdist.report.run_report import REPORT, read_run
+
     folders = [Path(argument) for argument in arguments]
     runs = [read_run(folder) for folder in folders]
     if len(runs) == 1:

@@ -8,13 +8,8 @@ Usage: summarize.py RUN [RUN ...].
 
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from vocdist.cli import run_command
 from vocdist.errors import UserError
-from vocdist.runs.folder import RESULTS, load_results
 
 # Figure, its key in the results, the key of a figure that needed no learning, and what that is.
 ROWS = (
@@ -31,6 +26,13 @@ def main(arguments: list[str]) -> None:
     """Print one table over all runs, then where things are."""
     if not arguments:
         raise UserError("which runs? python scripts/summarize.py RUN [RUN ...]")
+    # Here, not above: `--help` and a slip do not wait for torch.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from vocdist.runs.folder import RESULTS, load_results
+
     table = Table(box=box.SIMPLE)
     for heading in ("run", "figure"):
         table.add_column(heading, no_wrap=True)

@@ -8,33 +8,23 @@ Usage: visualize.py VOC_ROOT|SHARDS|RUN [key=value ...]; SHARDS may be a URL. Gr
 run is green, its proposals are red.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING, TypeAlias
 
 from vocdist.cli import run_command, split_arguments
 from vocdist.config import VisualizeConfig
 from vocdist.config.file import load_config
-from vocdist.data.dataset import decode_image
-from vocdist.data.geometry import rows_to_xyxy
-from vocdist.distributed.processes import build_accelerator
-from vocdist.drawing import class_colors, contact_sheet, draw_boxes
 from vocdist.errors import UserError
 from vocdist.remote.location import Location, last_part, parse_location
-from vocdist.runs.folder import CONFIG
-from vocdist.shards.manifest import MANIFEST_NAME
-from vocdist.shards.reader import ShardReader
-from vocdist.tasks.task import load_run_config
-from vocdist.training.evaluation import load_task
-from vocdist.training.loaders import build_loader, cache_rule
-from vocdist.voc.annotation import box_rows
-from vocdist.voc.classes import class_ids
-from vocdist.voc.layout import find_voc_root
-from vocdist.voc.pairing import pair_samples
 
-Pictures = Iterator[tuple[str, Image.Image]]
+if TYPE_CHECKING:
+    from PIL import Image
+
+    Pictures: TypeAlias = Iterator[tuple[str, Image.Image]]
 
 
 def main(arguments: list[str]) -> None:
@@ -43,6 +33,11 @@ def main(arguments: list[str]) -> None:
     if source is None:
         raise UserError("draw what? python scripts/visualize.py VOC_ROOT|SHARDS|RUN")
     config, folder = load_config(VisualizeConfig, None, overrides), parse_location(source)
+    # Here and below, not above: `--help` and a slip do not wait for torch.
+    from vocdist.drawing import contact_sheet
+    from vocdist.runs.folder import CONFIG
+    from vocdist.shards.manifest import MANIFEST_NAME
+
     # A data set's folder is not written into: it holds what its manifest knows, and no more.
     name = last_part(folder.resolve() if isinstance(folder, Path) else folder)
     beside = Path("pictures") / name
@@ -66,6 +61,15 @@ def main(arguments: list[str]) -> None:
 
 def from_voc(folder: Path, config: VisualizeConfig) -> Pictures:
     """Images of a VOC root with all their boxes, whatever the classes are called."""
+    from PIL import Image
+
+    from vocdist.data.geometry import rows_to_xyxy
+    from vocdist.drawing import draw_boxes
+    from vocdist.voc.annotation import box_rows
+    from vocdist.voc.classes import class_ids
+    from vocdist.voc.layout import find_voc_root
+    from vocdist.voc.pairing import pair_samples
+
     root = find_voc_root(folder)
     samples = {sample.stem: sample for sample in pair_samples(root).samples}
     for key in _chosen(list(samples), config, root):
@@ -79,6 +83,13 @@ def from_voc(folder: Path, config: VisualizeConfig) -> Pictures:
 
 def from_shards(folder: Location, config: VisualizeConfig) -> Pictures:
     """Images of a shard folder's split with their boxes."""
+    from PIL import Image
+
+    from vocdist.data.dataset import decode_image
+    from vocdist.data.geometry import rows_to_xyxy
+    from vocdist.drawing import class_colors, draw_boxes
+    from vocdist.shards.reader import ShardReader
+
     reader = ShardReader(folder, config.split)
     index = {record.key: i for i, record in enumerate(reader.annotations)}
     for key in _chosen(list(index), config, folder):
@@ -93,10 +104,18 @@ def from_shards(folder: Location, config: VisualizeConfig) -> Pictures:
 
 def from_run(folder: Path, config: VisualizeConfig) -> Pictures:
     """Scaled images of an RPN run's split with their boxes and proposals."""
+    from vocdist.distributed.processes import build_accelerator
+    from vocdist.shards.reader import ShardReader
+    from vocdist.tasks.task import load_run_config
+    from vocdist.training.evaluation import load_task
+    from vocdist.training.loaders import build_loader, cache_rule
+
     run = load_run_config(folder, ["data.num_workers=0"])
     task = load_task(run, folder)
     if task.predicts != "boxes":
-        raise UserError(f"{folder}: its task ({task.title}) proposes no boxes: pass an RPN run or shards")
+        raise UserError(
+            f"{folder}: its task ({task.title}) proposes no boxes: pass an RPN run or shards"
+        )
     task.model.to(build_accelerator(run.runtime).device)
     reader = ShardReader(run.data.shards, config.split, cache=cache_rule(run.data))
     loader = build_loader(run, reader, training=False)
