@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Self
 
 from vocdist.errors import UserError
-from vocdist.inference.answers import Answer, answer_each
+from vocdist.inference.answers import Answer, Unreadable, answer_each, in_order
 from vocdist.inference.images import ImageSource, as_images
-from vocdist.inference.results import Unreadable, in_order
 from vocdist.inference.trained import Trained, load_trained
 
 DEFAULT_THRESHOLD = 0.5

@@ -8,9 +8,8 @@ from typing import Self
 import numpy as np
 
 from vocdist.errors import UserError
-from vocdist.inference.answers import answer_each
+from vocdist.inference.answers import Unreadable, answer_each, in_order
 from vocdist.inference.images import ImageSource, as_images
-from vocdist.inference.results import Unreadable, in_order
 from vocdist.inference.trained import Trained, load_trained
 
 

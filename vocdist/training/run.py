@@ -1,7 +1,7 @@
-"""A training run from its config to its results."""
+"""A training run from its config to its results: `train` first, then its parts in their order."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import json
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,61 +12,40 @@ from accelerate import Accelerator
 
 from vocdist.config import TaskConfig
 from vocdist.config.file import plain_config
+from vocdist.data.loader import ahead_of_use
 from vocdist.distributed.agreement import Agreement
 from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import build_accelerator, lay_out, prepare
-from vocdist.errors import NO_ROOM, SharedError, UserError
+from vocdist.drawing import contact_sheet
+from vocdist.files.atomic import replaced_when_done
+from vocdist.report.charts import plot_curves
 from vocdist.report.run_report import RunReport
-from vocdist.report.wandb_results import note_data_set
-from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, Position, load_model
+from vocdist.report.wandb_results import note_best, note_data_set, result_values
+from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, Position, load_model, save_weights
 from vocdist.runs.environment import ENVIRONMENT, describe_environment, note_start
-from vocdist.runs.folder import CHECKPOINTS, RESULTS, begun_config, load_results
-from vocdist.runs.tracking import NullTracker, Tracker
+from vocdist.runs.folder import (
+    CHECKPOINTS,
+    FINAL_WEIGHTS,
+    RESULTS,
+    begun_config,
+    load_results,
+    save_results,
+)
+from vocdist.runs.tracking import METRICS, NullTracker, Tracker
 from vocdist.shards.manifest import describe_splits
-from vocdist.tasks.task import Task, build_task, task_class
-from vocdist.training.finishing import finish
-from vocdist.training.loaders import Readers, build_readers, training_loaders
+from vocdist.tasks.task import Record, Task, build_task, task_class
+from vocdist.training.evaluation import evaluate
+from vocdist.training.loaders import (
+    Readers,
+    build_loader,
+    build_readers,
+    split_loader,
+    training_loaders,
+)
 from vocdist.training.loop import Trainer
 from vocdist.training.optim import build_optimizer
 from vocdist.training.start import Start, alone_in, check_same_start, plan_start, prepare_folder
-from vocdist.training.status import run_to_the_end
-
-_GO_ON = "then start again: the run goes on from its last checkpoint"
-
-
-@contextmanager
-def explained(run_dir: Path) -> Iterator[None]:
-    """Turn such failures into a `UserError`; all others pass."""
-    try:
-        yield
-    except RuntimeError as error:
-        # torch raises it wherever the main process happens to be when the loader process ends.
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"a loader process was killed, most often for want of memory "
-            f"({str(error).splitlines()[0].strip()}): lower data.num_workers or "
-            f"train.global_batch, {_GO_ON}"
-        ) from None
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise UserError(
-            f"{run_dir}: cannot be written ({error.strerror}): free some space, {_GO_ON}"
-        ) from None
-
-
-@contextmanager
-def leaving_together(accelerator: Accelerator) -> Iterator[None]:
-    """Hold all ranks after a `SharedError` until each is done with what it had to close.
-
-    The launcher ends all as soon as one has left, and the main process has a log to finish.
-    """
-    try:
-        yield
-    except SharedError:
-        accelerator.wait_for_everyone()
-        raise
+from vocdist.training.status import explained, leaving_together, run_to_the_end
 
 
 class _Plan(NamedTuple):
@@ -217,3 +196,70 @@ def _fit(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
     with explained(config.run.dir):
         trainer.fit()
         return finish(config, trainer)
+
+
+# Val images in the picture of what the model says.
+PICTURED = 6
+
+
+def finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
+    """Measure the best weights, and leave them with the results and pictures in the run folder.
+
+    A collective.
+    """
+    position = trainer.position
+    best = trainer.saver.load_best()
+    epoch = position.best_epoch if best else position.epoch
+    if not best:
+        trainer.accelerator.print(
+            f"{config.run.dir}: there is no whole best checkpoint: the weights of the last epoch "
+            f"({epoch}) are kept instead, and results.json says so"
+        )
+    if trainer.task.wants_train_records:
+        trainer.task.learn_from_train(_train_records(config, trainer))
+    measured = trainer.measure()
+    metrics = {**measured.metrics, "epoch": epoch}
+    if trainer.accelerator.is_main_process:
+        _save_weights(config, trainer)
+        pictures = _draw(config, trainer)
+        if trainer.report:
+            trainer.report.write(measured.records, metrics)
+        run, run_dir = trainer.tracker.run, config.run.dir
+        others = result_values(run_dir, metrics) if run else {}
+        trainer.tracker.log_pictures(pictures, trainer.position.global_step, others)
+        note_best(run, run_dir, metrics)
+        # Written last: its presence says that the run is finished.
+        save_results(metrics, run_dir / RESULTS)
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def _save_weights(config: TaskConfig, trainer: Trainer) -> None:
+    """Write the weights with all that using them takes: the run folder is not needed for it."""
+    task, classes = trainer.task, trainer.val_loader.dataset.reader.manifest.classes
+    metadata = {"classes": json.dumps(classes), "config": json.dumps(plain_config(config))}
+    metadata |= task.metadata()
+    with replaced_when_done(config.run.dir / FINAL_WEIGHTS) as temporary:
+        save_weights(task.model, temporary, metadata)
+
+
+def _draw(config: TaskConfig, trainer: Trainer) -> dict[str, Path]:
+    """Draw the curves, and what the model says of the first val images: files by name."""
+    pictures = {"curves": config.run.dir / "curves.png"}
+    plot_curves(config.run.dir / METRICS, pictures["curves"])
+    reader = trainer.val_loader.dataset.reader
+    images = build_loader(config, reader, training=False)
+    drawn = trainer.task.pictures(images, range(min(PICTURED, len(reader))))
+    if drawn:
+        name = trainer.task.pictures_name
+        pictures[name] = config.run.dir / f"{name}.png"
+        contact_sheet(drawn, columns=3).save(pictures[name])
+    return pictures
+
+
+def _train_records(config: TaskConfig, trainer: Trainer) -> list[Record]:
+    """The records of the train split, seen as an evaluation sees images."""
+    reader, accelerator = trainer.train_loader.dataset.reader, trainer.accelerator
+    loader = split_loader(config, trainer.task, reader, accelerator, training=False)
+    batches = trainer.agreement.evaluation(ahead_of_use(loader.evaluation(), accelerator.device))
+    return evaluate(trainer.task, trainer.model, batches, len(reader), accelerator).records

@@ -1,19 +1,24 @@
 """How a run stands, `status.json`, and how it ends: finished, interrupted, alone or failed.
 
+Failures of the machine, a killed loader process or a full disk, end in one line.
+
 Exit codes do not come through `accelerate launch` (whatever the script says, it says 1), so whoever
 starts runs again reads the file.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+
+from accelerate import Accelerator
 
 from vocdist.distributed.agreement import StopAgreed
 from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import is_lost_process
-from vocdist.errors import Interrupted, ProcessLost
+from vocdist.errors import NO_ROOM, Interrupted, ProcessLost, SharedError, UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.training.loop import Trainer
 
@@ -83,3 +88,41 @@ class _Status:
         }
         with replaced_when_done(self._path) as temporary:
             temporary.write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
+
+
+_GO_ON = "then start again: the run goes on from its last checkpoint"
+
+
+@contextmanager
+def explained(run_dir: Path) -> Iterator[None]:
+    """Turn failures of the machine, such as a full disk, into a `UserError`; all others pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        # torch raises it wherever the main process happens to be when the loader process ends.
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a loader process was killed, most often for want of memory "
+            f"({str(error).splitlines()[0].strip()}): lower data.num_workers or "
+            f"train.global_batch, {_GO_ON}"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"{run_dir}: cannot be written ({error.strerror}): free some space, {_GO_ON}"
+        ) from None
+
+
+@contextmanager
+def leaving_together(accelerator: Accelerator) -> Iterator[None]:
+    """Hold all ranks after a `SharedError` until each is done with what it had to close.
+
+    The launcher ends all as soon as one has left, and the main process has a log to finish.
+    """
+    try:
+        yield
+    except SharedError:
+        accelerator.wait_for_everyone()
+        raise
