@@ -116,7 +116,10 @@ class ReadsInBackward(torch.autograd.Function):
 
 def test_in_the_backward_pass_too() -> None:
     x = torch.ones(3, requires_grad=True)
-    for wait in (lambda gradient: None if gradient.any() else None, lambda gradient: gradient.cpu()):
+    for wait in (
+        lambda gradient: None if gradient.any() else None,
+        lambda gradient: gradient.cpu(),
+    ):
         y = x * 1
         y.register_hook(wait)
         with pytest.raises(AssertionError, match="host sync"), RefuseSyncs():

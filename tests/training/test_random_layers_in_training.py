@@ -34,9 +34,7 @@ def backbone(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    backbone: str, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def undisturbed(backbone: str, demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / backbone
     train_to_the_end("classifier", arguments(backbone, demo_shards, run), run / "log")
     return run

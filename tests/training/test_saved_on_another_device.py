@@ -44,9 +44,7 @@ class Run:
         log = RunLog(accelerator, tracker, 1, 10)
         average = WeightAverage(self.model, None)
         checkpoints = Checkpoints(folder / "checkpoints", 1)
-        self.saver = Saver(
-            self.model, prepared, average, self.guard, log, accelerator, checkpoints
-        )
+        self.saver = Saver(self.model, prepared, average, self.guard, log, accelerator, checkpoints)
         self.checkpoints = checkpoints
 
     def step(self, number: int, factor: float = 1.0) -> None:

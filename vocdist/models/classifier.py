@@ -55,8 +55,8 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Logits; their sigmoid is the probability of presence.
 
-        In training, dropout and stochastic depth need the samples' `seeds` (B,); `counted` (B,) is false where they are
-        there only to let this rank take part. `color`: see `ImageNetPixels`.
+        In training, dropout and stochastic depth need the samples' `seeds` (B,); `counted` (B,) is
+        false where they are there only to let this rank take part. `color`: see `ImageNetPixels`.
         """
         if self.training:
             self._tell_layers(seeds, counted)

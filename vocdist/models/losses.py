@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 _TINY = torch.finfo(torch.float32).tiny
 
 
