@@ -51,3 +51,43 @@ def test_gradients_stay_finite_where_probabilities_saturate(focus: float, margin
     loss = MultilabelLoss(None, focus_positive=focus, focus_negative=focus, negative_margin=margin)
     loss(logits, torch.tensor([[0.0, 0.0, 1.0, 1.0]])).sum().backward()
     assert logits.grad is not None and torch.isfinite(logits.grad).all()
+
+
+EXPONENTS = [0.0, 0.25, 0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("focus", EXPONENTS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("margin", [0.0, 0.05])
+def test_any_exponent_has_finite_gradients_at_large_logits(
+    focus: float, smoothing: float, margin: float
+) -> None:
+    values = [-100.0, -20.0, -3.0, 0.0, 3.0, 20.0, 100.0]
+    for label in (0.0, 1.0):
+        for own in ({"focus_positive": focus}, {"focus_negative": focus}):
+            logits = torch.tensor([values], requires_grad=True)
+            made = MultilabelLoss(label_smoothing=smoothing, negative_margin=margin, **own)
+            loss = made(logits, torch.full((1, 7), label))
+            loss.sum().backward()
+            assert torch.isfinite(loss).all()
+            assert logits.grad is not None and torch.isfinite(logits.grad).all(), (label, own)
+
+
+@pytest.mark.parametrize("focus", EXPONENTS)
+@pytest.mark.parametrize("margin", [0.0, 0.05])
+def test_focused_losses_are_the_papers_formula(focus: float, margin: float) -> None:
+    # In float64, and where probabilities are far from 0 and 1, it can be written down as it stands.
+    made = MultilabelLoss(focus_positive=focus, focus_negative=focus, negative_margin=margin)
+    ours = LOGITS.detach().clone().requires_grad_()
+    exact = ours.detach().double().requires_grad_()
+    p = exact.sigmoid()
+    wrong = (p - margin).clamp(min=0)
+    positive = -((1 - p) ** focus) * p.log()
+    negative = -((wrong + 1e-300) ** focus) * (1 - wrong).log()
+    expected = torch.where(LABELS > 0, positive, negative).mean(dim=1)
+    loss = made(ours, LABELS)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-7)
+    loss.sum().backward()
+    expected.sum().backward()
+    assert ours.grad is not None and exact.grad is not None
+    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-4, atol=1e-6)

@@ -50,3 +50,16 @@ def test_colors_leave_the_layout_alone() -> None:
     images = torch.randint(0, 256, (2, 3, 8, 10), dtype=torch.uint8)
     colored = pixels(images, color=torch.ones(2, 3))
     assert colored.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_pixels_stay_float32_under_autocast() -> None:
+    images = torch.randint(0, 256, (4, 3, 9, 7), dtype=torch.uint8)
+    factors = torch.tensor([[1.2, 0.7, 1.4], [0.8, 1.3, 0.6], [1.0, 1.0, 1.0], [0.9, 1.1, 0.0]])
+    sizes = torch.tensor([[9, 7], [5, 7], [9, 3], [1, 1]])
+    for dtype in (torch.bfloat16, torch.float16):
+        for color in (None, factors):
+            expected = ImageNetPixels()(images, sizes, color)
+            with torch.autocast("cpu", dtype):
+                found = ImageNetPixels()(images, sizes, color)
+            assert found.dtype == torch.float32
+            assert torch.equal(found, expected)

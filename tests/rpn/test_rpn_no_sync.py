@@ -31,26 +31,6 @@ def features(device: str = "cpu") -> list[torch.Tensor]:
     return [torch.randn(3, 8, *shape).to(device) for shape in SHAPES]
 
 
-@pytest.mark.parametrize(
-    "sync",
-    [
-        lambda x: x.sum().item(),
-        lambda x: x[x > 0],
-        lambda x: torch.where(x > 0),
-        lambda x: torch.where(x > 0, x, 0.0),
-        lambda x: float(x.max()),
-        lambda x: 1 if x.any() else 0,
-        lambda x: x.unique(),
-        lambda x: x.masked_select(x > 0),
-        lambda x: x * torch.tensor([1.0, 2.0, 3.0], device=x.device),
-        lambda x: x * x.new_tensor(2.0),
-    ],
-)
-def test_the_sync_check_finds_syncs(sync):
-    with pytest.raises(AssertionError, match="host sync"), RefuseSyncs():
-        sync(torch.ones(3))
-
-
 NOTEBOOK = {
     "matching": MatchingRule(best_anchor_min_iou=0.0),
     "sampling": SamplingRule(max_positives=256, max_negatives=256, max_total=None),

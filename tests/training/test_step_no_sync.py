@@ -39,6 +39,12 @@ RECIPES = {
     "notebook": ["notebook/classifier.yaml", "input.size=64", "train.non_finite=skip"],
     "rpn": ["rpn.yaml", "model.classifier=none", "input.short_side=128", "input.long_side=256"],
     "images": ["notebook/rpn.yaml", "model.classifier=none", "input.short_side=64"],
+    "depth": ["classifier.yaml", "input.size=32", "model.backbone=efficientnet_b0"],
+}
+# Autocast casts weights and features on the way.
+RECIPES |= {
+    f"{name} in bf16": [*RECIPES[name], "runtime.mixed_precision=bf16"]
+    for name in ("classifier", "notebook", "rpn", "images")
 }
 
 
@@ -63,6 +69,7 @@ def trainer_of(recipe: str, shards: Path, folder: Path, device: str) -> Iterator
             position=Position(global_batch=4, manifest_hash=""),
             stop=StopRequest(has_peers=False),
         )
+        assert trainer.accelerator.mixed_precision == ("bf16" if "bf16" in recipe else "no")
         trainer.model.train()
         trainer._guard.begin_step()
         yield trainer
@@ -81,7 +88,16 @@ def take(trainer: Trainer, parts: list[Batch]) -> None:
     trainer._optimizer_step(batch)
 
 
+@pytest.fixture
+def fresh_accelerator() -> Iterator[None]:
+    """Accelerate keeps one precision for a whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.usefixtures("fresh_accelerator")
 def test_no_step_copies_a_constant_or_asks_the_device(
     recipe: str, demo_shards: Path, tmp_path: Path
 ) -> None:
@@ -96,13 +112,6 @@ def test_no_step_copies_a_constant_or_asks_the_device(
             take(trainer, second)
         after = list(trainer.model.parameters())
     assert not all(map(torch.equal, before, after))
-
-
-@pytest.fixture
-def fresh_accelerator() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.gpu

@@ -1,10 +1,17 @@
 """The multi-label classifier: a torchvision network whose last layer has one logit a class."""
 
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from vocdist.errors import UserError
 from vocdist.models.backbone import build_network
-from vocdist.models.layers import ImageNetPixels, SampleDropout, SyncBatchNorm
+from vocdist.models.layers import (
+    ImageNetPixels,
+    RandomBySample,
+    SampleDropout,
+    SampleStochasticDepth,
+    SyncBatchNorm,
+)
 
 # What a classifier's state dict puts before torchvision's names.
 NETWORK_PREFIX = "network."
@@ -48,8 +55,8 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Logits; their sigmoid is the probability of presence.
 
-        In training, dropout needs the samples' `seeds` (B,); `counted` (B,) is false where they are
-        there only to let this rank take part. `color`: see `ImageNetPixels`.
+        In training, dropout and stochastic depth need the samples' `seeds` (B,); `counted` (B,) is
+        false where they are there only to let this rank take part. `color`: see `ImageNetPixels`.
         """
         if self.training:
             self._tell_layers(seeds, counted)
@@ -58,18 +65,26 @@ class Classifier(nn.Module):
 
     def _tell_layers(self, seeds: Tensor | None, counted: Tensor | None) -> None:
         for module in self.network.modules():
-            if isinstance(module, SampleDropout):
+            if isinstance(module, RandomBySample):
                 module.seeds = seeds
             elif isinstance(module, SyncBatchNorm):
                 module.counted = counted
 
 
 def _make_independent_of_ranks(network: nn.Module, sync_batch_norm: bool) -> None:
-    """Put dropout by sample, and BatchNorm over all ranks, in the place of torch's, in place."""
+    """Put random layers by sample, and BatchNorm over all ranks, in the place of torch's, in place.
+
+    Torch's own draw from the global generator, so that their masks depend on the rest of the batch
+    and on what was drawn before.
+    """
     for layer, (path, module) in enumerate(list(network.named_modules())):
         replacement: nn.Module
         if isinstance(module, nn.Dropout):
             replacement = SampleDropout(module.p, layer)
+        elif isinstance(module, StochasticDepth):
+            if module.mode != "row":
+                raise ValueError(f"{path}: one mask for a whole batch depends on the ranks")
+            replacement = SampleStochasticDepth(module.p, layer)
         elif isinstance(module, nn.BatchNorm2d) and sync_batch_norm:
             replacement = SyncBatchNorm(module.num_features, module.eps, module.momentum)
         else:

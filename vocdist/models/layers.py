@@ -1,4 +1,4 @@
-"""Layers that are exact on any number of processes: BatchNorm, dropout, pixels."""
+"""Layers exact on any number of processes: BatchNorm, dropout, stochastic depth, pixels."""
 
 from typing import Any
 
@@ -76,8 +76,8 @@ def _ranks() -> int:
     return distributed.get_world_size() if together else 1
 
 
-class SampleDropout(nn.Module):
-    """Drops features of (B, ...) by a hash of each sample's seed.
+class RandomBySample(nn.Module):
+    """A layer whose random mask of (B, ...) is a hash of each sample's seed.
 
     A mask depends on nothing but that seed: not on the rest of the batch, the rank, the device, or
     what was drawn before. Set `seeds` (B,) before each forward pass in training.
@@ -90,20 +90,42 @@ class SampleDropout(nn.Module):
         self.layer = layer
         self.seeds: Tensor | None = None
 
-    def forward(self, features: Tensor) -> Tensor:
-        """The features, some of them 0 and the others larger by 1 / (1 - p)."""
-        if not self.training or not self.p:
-            return features
+    def _scale(self, count: int) -> Tensor:
+        """(B, count) float32: 0 for the share `p`, else 1 / (1 - p)."""
         if self.seeds is None:
             raise ValueError("dropout in training needs the seeds of the samples")
         # Far from the seeds of other samples, which are random 62-bit numbers.
-        keys = random_keys(self.seeds ^ self.layer, features[0].numel())
-        kept = (keys >= self.p).view(features.shape).to(features.dtype)
-        return features * (kept / (1 - self.p))
+        keys = random_keys(self.seeds ^ self.layer, count)
+        return (keys >= self.p) / (1 - self.p)
 
     def extra_repr(self) -> str:
         """For `print(model)`."""
         return f"p={self.p}, layer={self.layer}"
+
+
+class SampleDropout(RandomBySample):
+    """`nn.Dropout` by a hash of each sample's seed, see `RandomBySample`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features (B, ...), some of them 0 and the others larger by 1 / (1 - p)."""
+        if not self.training or not self.p:
+            return features
+        scale = self._scale(features[0].numel())
+        return features * scale.view(features.shape).to(features.dtype)
+
+
+class SampleStochasticDepth(RandomBySample):
+    """torchvision's `StochasticDepth` of mode "row" by a hash of each sample's seed.
+
+    It drops a residual branch (B, ...) of some samples as a whole (Huang et al. 2016).
+    """
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """The branch, 0 for some samples and larger by 1 / (1 - p) for the others."""
+        if not self.training or not self.p:
+            return branch
+        scale = self._scale(1).view(-1, *[1] * (branch.ndim - 1))
+        return branch * scale.to(branch.dtype)
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -158,17 +180,17 @@ def jitter_color(pixels: Tensor, color: Tensor, luma: Tensor) -> Tensor:
     that CUDA waits for.
 
     As torchvision's ColorJitter blends, but in one pass: the three are one affine map of a pixel's
-    colour, and nothing is clipped to the range of uint8. The result is NHWC in memory.
+    colour, and nothing is clipped to the range of uint8. No matrix product is used: autocast would
+    round its inputs to 16 bits, and TF32 to 10 bits of mantissa, which is whole gray levels.
     """
-    brightness, contrast, saturation = color.to(pixels.dtype).view(-1, 3, 1, 1).unbind(1)
-    mean_gray = pixels.mean(dim=(2, 3)) @ luma
+    factors = color.to(pixels.dtype).view(-1, 3, 1, 1, 1)
+    brightness, contrast, saturation = factors.unbind(1)
+    gray = (pixels * luma.view(3, 1, 1)).sum(dim=1, keepdim=True)
+    mean_gray = gray.mean(dim=(2, 3), keepdim=True)
     scale = brightness * contrast
     # Each colour: saturation of it and the rest of the gray; then contrast's part of the mean.
-    mixed = (scale * saturation) * torch.eye(3, device=pixels.device)
-    mixed = mixed + (scale * (1 - saturation)) * luma
-    offset = (brightness * (1 - contrast)).view(-1) * mean_gray
-    turned = pixels.permute(0, 2, 3, 1) @ mixed.mT[:, None]
-    return turned.permute(0, 3, 1, 2).add_(offset.view(-1, 1, 1, 1))
+    shared = (scale * (1 - saturation)) * gray + (brightness * (1 - contrast)) * mean_gray
+    return torch.addcmul(shared, pixels, scale * saturation)
 
 
 def set_channels_last(model: nn.Module, channels_last: bool) -> None:

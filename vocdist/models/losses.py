@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_TINY = torch.finfo(torch.float32).tiny
+
 
 class MultilabelLoss(nn.Module):
     """Loss of each image, the mean over its classes.
@@ -49,15 +51,17 @@ class MultilabelLoss(nn.Module):
         return by_class.mean(dim=1)
 
     def _asymmetric(self, logits: Tensor, targets: Tensor) -> Tensor:
-        probability = logits.sigmoid()
-        positive = -F.logsigmoid(logits)
+        # Powers of probabilities by their logarithms: where 1 - p rounds to 0, the gradient of its
+        # power below 1 would be inf, and inf * 0 is NaN.
+        log_present, log_absent = F.logsigmoid(logits), F.logsigmoid(-logits)
+        positive = -log_present * (self.focus_positive * log_absent).exp()
         if self.negative_margin:
-            wrong = (probability - self.negative_margin).clamp(min=0)
+            wrong = (logits.sigmoid() - self.negative_margin).clamp(min=0)
             negative = -torch.log1p(-wrong.clamp(max=1 - 1e-7))
+            # At 0 for the same reason; `negative` is 0 there, so nothing else changes.
+            negative = negative * wrong.clamp(min=_TINY) ** self.focus_negative
         else:
-            wrong, negative = probability, -F.logsigmoid(-logits)
-        positive = positive * (1 - probability) ** self.focus_positive
-        negative = negative * wrong**self.focus_negative
+            negative = -log_absent * (self.focus_negative * log_present).exp()
         if self.pos_weight is not None:
             positive = positive * self.pos_weight
         return targets * positive + (1 - targets) * negative

@@ -253,8 +253,13 @@ class RunLog:
             meter.end_step(skipped)
         self._progress.step()
 
-    def tell_step(self, position: Position, lr: float, norm: Tensor | None) -> None:
-        """Log a row of the steps since the last (a collective, and a wait for the device)."""
+    def tell_step(
+        self, position: Position, rates: Mapping[str, float], norm: Tensor | None
+    ) -> None:
+        """Log a row of the steps since the last (a collective, and a wait for the device).
+
+        `rates` are the learning rates of the last of them by their names.
+        """
         means = self._recent_losses.means()
         self._recent_losses.reset()
         gradient = math.nan if norm is None else float(norm)
@@ -262,7 +267,7 @@ class RunLog:
             "global_step": position.global_step,
             "epoch": position.epoch + position.step / self._steps_per_epoch,
             **{f"train/{name}": mean for name, mean in means.items()},
-            "train/lr": lr,
+            **{f"train/{name}": rate for name, rate in rates.items()},
             **({"train/grad_norm": gradient} if math.isfinite(gradient) else {}),
             **self._clock.read(),
             **gpu_memory(self._accelerator.device),

@@ -156,7 +156,9 @@ class FiniteGuard:
         step, self._step = self._step, Step()
         step.number, step.norm, step.flag = number, norm, self._judge(step, norm)
         self._unread.append(step)
-        if self._optimizer.defaults.get("fused") and norm is not None:
+        # By the groups, which choose the kernel: only a fused one takes a flag.
+        fused = all(group.get("fused") for group in self._optimizer.param_groups)
+        if fused and norm is not None:
             # As the scaler tells it of an overflow: it skips on the device, unseen by the host.
             inner: Any = getattr(self._optimizer, "optimizer", self._optimizer)
             inner.found_inf = step.flag

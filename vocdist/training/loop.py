@@ -27,7 +27,13 @@ from vocdist.runs.tracking import Tracker
 from vocdist.tasks.task import Task
 from vocdist.training.evaluation import Evaluation, evaluate
 from vocdist.training.guard import NON_FINITE, FiniteGuard
-from vocdist.training.optim import WeightAverage, gradient_norm, lr_factor, set_learning_rate
+from vocdist.training.optim import (
+    WeightAverage,
+    gradient_norm,
+    learning_rates,
+    lr_factor,
+    set_learning_rate,
+)
 from vocdist.training.saving import Saver
 
 
@@ -118,7 +124,8 @@ class Trainer:
         self._log.add_part(losses, batch.weights)
 
     def _optimizer_step(self, batch: Batch) -> None:
-        set_learning_rate(self.optimizer, self._lr_factor())
+        factor = self._lr_factor()
+        set_learning_rate(self.optimizer, factor)
         norm = gradient_norm(self.accelerator, self.model, clip_norm=self.train.clip_norm)
         skipped = self._guard.take_step(self.position.global_step + 1, norm)
         self.optimizer.zero_grad(set_to_none=True)
@@ -130,7 +137,7 @@ class Trainer:
         if logs or self.accelerator.device.type != "cuda":
             self._guard.settle()
         if logs:
-            self._log.tell_step(self.position, self.optimizer.param_groups[0]["lr"], norm)
+            self._log.tell_step(self.position, learning_rates(self.optim, factor), norm)
         # The end of an epoch is saved after its evaluation.
         inside = self.position.step < self._steps_per_epoch
         if inside and self.train.save_every and steps % self.train.save_every == 0:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -78,6 +79,51 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Give each group the schedule's factor of its peak rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+def learning_rates(optim: OptimConfig, factor: float) -> dict[str, float]:
+    """The rates of a step, by the names that they are logged by.
+
+    `lr` is that of all but the backbone's weights, whatever group of parameters comes first.
+    """
+    rates = {"lr": optim.lr * factor}
+    if optim.backbone_lr is not None:
+        rates["backbone_lr"] = optim.backbone_lr * factor
+    return rates
+
+
+# Which of torch's kernels makes the step, and whether the step count lives on the device.
+_OF_THE_DEVICE = ("fused", "foreach", "capturable")
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take over a state dict, but not what belongs to the device that it was saved on.
+
+    Torch takes the groups' flags from the state dict and puts the step counts where those flags
+    want them, so a state that was saved on MPS, without fused kernels, would come back as such on
+    CUDA. The optimizer's own flags stay, and decide about the step counts.
+    """
+    groups = [
+        {**group, **{flag: mine[flag] for flag in _OF_THE_DEVICE if flag in mine}}
+        for group, mine in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    on_device = {
+        number
+        for group in groups
+        for number in group["params"]
+        if group.get("fused") or group.get("capturable")
+    }
+    # Torch moves a count to the device where it belongs, and never back.
+    values = {
+        number: {
+            name: value.cpu()
+            if name == "step" and isinstance(value, Tensor) and number not in on_device
+            else value
+            for name, value in value_by_name.items()
+        }
+        for number, value_by_name in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": values, "param_groups": groups})
 
 
 def gradient_norm(

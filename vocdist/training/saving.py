@@ -13,7 +13,7 @@ from vocdist.errors import UserError
 from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, Position, load_model, load_training
 from vocdist.runs.progress import RunLog
 from vocdist.training.guard import FiniteGuard
-from vocdist.training.optim import WeightAverage
+from vocdist.training.optim import WeightAverage, load_optimizer_state
 
 
 class Saver:
@@ -85,7 +85,7 @@ class Saver:
         self.saved = position
         training = load_training(checkpoint)
         self._load_weights(checkpoint / WEIGHTS, training["live"])
-        self._optimizer.load_state_dict(training["optimizer"])
+        load_optimizer_state(self._optimizer, training["optimizer"])
         if self._accelerator.scaler is not None and training["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(training["scaler"])
         self._guard.skipped = training["skipped_steps"]
