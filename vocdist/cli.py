@@ -15,7 +15,17 @@ from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TextIO,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import ByteSize
 
@@ -254,7 +264,7 @@ def _let_rank_0_print_it() -> None:
 
 
 def _escape_what_cannot_be_shown() -> None:
-    """Write `\\u5b89` where a terminal's or log's encoding lacks a character."""
+    """Write what the encoding of a terminal or log lacks as Python's escape, not as an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and (
             stream.errors == "strict" or not stream.encoding.lower().startswith("utf")
