@@ -54,11 +54,6 @@ def test_a_user_error_is_one_line_and_exit_2(
         run_command(main, "doc")
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: a.yaml: do this\n"
-    # Of several processes one speaks.
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SystemExit):
-        run_command(main, "doc")
-    assert capsys.readouterr().err == ""
 
 
 def test_help_prints_the_docstring(

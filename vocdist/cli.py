@@ -1,17 +1,31 @@
 """The command line of every script: arguments, `--help`, errors in one line, exit codes."""
 
 import inspect
+import io
 import os
 import re
+import select
+import signal
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TextIO,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import ByteSize
 
@@ -20,6 +34,7 @@ from vocdist.errors import (
     ABANDONED_EXIT,
     INTERRUPTED_EXIT,
     NO_ROOM,
+    PIPE_CLOSED_EXIT,
     PROCESS_LOST_EXIT,
     USER_ERROR_EXIT,
     Interrupted,
@@ -168,6 +183,32 @@ def run_command(
     `--help` prints `doc` and the `settings` with the values of the `default` file. `--debug` adds
     the traceback of errors, and is passed on to a script for which it is more (`debug_is_mode`).
     """
+    _escape_what_cannot_be_shown()
+    try:
+        try:
+            _run(main, doc, settings, default, debug_is_mode=debug_is_mode)
+        finally:
+            # Here, where the error can be caught: at the interpreter's end it cannot.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        gone = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+        if not gone:
+            raise
+        # Whoever read the output has seen enough (`| head`): end as other programs do.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in gone:
+            os.dup2(nowhere, stream.fileno())
+        leave(PIPE_CLOSED_EXIT)
+
+
+def _run(
+    main: Callable[[list[str]], None],
+    doc: str | None,
+    settings: type | None,
+    default: Path | None,
+    *,
+    debug_is_mode: bool,
+) -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     if not debug_is_mode:
@@ -179,15 +220,7 @@ def run_command(
         with _machines_errors():
             main(arguments)
     except UserError as error:
-        # Before the ranks have met, each finds the same mistake, and one says it.
-        if debug and (is_main_process() or _ranks_have_met()):
-            traceback.print_exc()
-        if is_main_process():
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        elif isinstance(error, _MachineError) or (
-            _ranks_have_met() and not isinstance(error, SharedError)
-        ):
-            print(f"error (rank {os.environ['RANK']}): {error}", file=sys.stderr, flush=True)
+        _print_user_error(error, debug=debug)
         sys.exit(USER_ERROR_EXIT)
     except Interrupted as stop:
         if is_main_process():
@@ -198,6 +231,55 @@ def run_command(
         leave(PROCESS_LOST_EXIT)
     except KeyboardInterrupt:
         sys.exit(ABANDONED_EXIT)
+
+
+# How long a rank leaves it to rank 0 to print an error that all ranks may have found, seconds.
+# The launcher looks at its processes ten times a second and ends all of them when one has failed.
+OTHER_RANK_GRACE_S, OTHER_RANK_STEP_S = 5.0, 0.5
+
+
+def _print_user_error(error: UserError, *, debug: bool) -> None:
+    """Print an error so that it is seen once where all ranks have it, and in any case once."""
+    main, met = is_main_process(), _ranks_have_met()
+    if not main:
+        if isinstance(error, SharedError):
+            return
+        if not met and not isinstance(error, _MachineError):
+            _let_rank_0_print_it()
+    if debug:
+        traceback.print_exc()
+    rank = "" if main else f" (rank {os.environ['RANK']})"
+    print(f"error{rank}: {error}", file=sys.stderr, flush=True)
+
+
+def _let_rank_0_print_it() -> None:
+    """Wait for the launcher to end this process, as it does when rank 0 fails; return if not.
+
+    Before the ranks meet, most errors (a misspelt key) are found by all of them. On a machine
+    without rank 0 the rank with the lowest number is the first to go on from here.
+    """
+    # The launcher's signal, to which a training answers with a checkpoint, ends this wait.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(OTHER_RANK_GRACE_S + OTHER_RANK_STEP_S * int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """Write what the encoding of a terminal or log lacks as Python's escape, not as an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (
+            stream.errors == "strict" or not stream.encoding.lower().startswith("utf")
+        ):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether a stream is a pipe whose other end was closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # errors are reported in any case
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError):  # closed, or not a file of the system
+        return False
 
 
 class _MachineError(UserError):

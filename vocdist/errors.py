@@ -35,6 +35,8 @@ PROCESS_LOST_EXIT = 69
 INTERRUPTED_EXIT = 75
 # 128 + SIGINT, as shells say it: a second Ctrl-C, nothing was waited for.
 ABANDONED_EXIT = 130
+# 128 + SIGPIPE, as shells say it: whoever read the output has closed it.
+PIPE_CLOSED_EXIT = 141
 
 
 def leave(code: int) -> Never:

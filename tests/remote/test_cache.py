@@ -251,3 +251,18 @@ def test_an_unwritable_cache_is_a_clear_error(web: FaultServer, tmp_path: Path) 
 def test_hashes_are_those_of_the_files(demo_shards: Path) -> None:
     file = remote_file(demo_shards)
     assert hashlib.sha256((demo_shards / SHARD).read_bytes()).hexdigest() == file.sha256
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_readers_own_error_keeps_its_name(
+    web: FaultServer, demo_shards: Path, rule: CacheRule, is_first: bool
+) -> None:
+    cached = CachedFolder(web.url, "v", rule)
+    file = remote_file(demo_shards)
+    if not is_first:
+        content(cached, file)
+    with (
+        pytest.raises(FileNotFoundError, match="nowhere"),
+        cached.opened(file),
+    ):
+        (rule.root / "nowhere").read_bytes()

@@ -1,6 +1,8 @@
 """A VOC tree behind http and S3."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import boto3
@@ -8,6 +10,7 @@ import pytest
 from fault_server import FaultServer
 
 from vocdist.errors import UserError
+from vocdist.remote.cache import clear_cache
 from vocdist.voc import remote_tree
 from vocdist.voc.remote_tree import copy_voc_tree
 from vocdist.voc.source import resolve_source
@@ -97,3 +100,49 @@ def test_a_place_without_a_tree_is_named(web: FaultServer, tmp_path: Path) -> No
     for url in (web.url, f"{web.url}/nothing"):
         with pytest.raises(UserError, match=f"{url}: no VOC data set is listed there"):
             resolve_source(url, tmp_path / "cache")
+
+
+READS = """
+import sys, time
+from pathlib import Path
+from vocdist.voc.remote_tree import copy_voc_tree
+print(copy_voc_tree(sys.argv[1], Path(sys.argv[2])), flush=True)
+time.sleep(600)
+"""
+
+
+def test_clearing_spares_a_copy_that_a_conversion_reads(tree: Path, tmp_path: Path) -> None:
+    with FaultServer(tree.parents[1]) as server:
+        words = [f"{server.url}/devkit", str(tmp_path / "cache")]
+        reader = subprocess.Popen(
+            [sys.executable, "-c", READS, *words], stdout=subprocess.PIPE, text=True
+        )
+        assert reader.stdout
+        copy = Path(reader.stdout.readline().strip())
+        try:
+            assert clear_cache(tmp_path / "cache") == (0, [copy.parent])
+            assert list(copy.rglob("*.xml"))
+        finally:
+            reader.kill()
+            reader.communicate()
+    assert clear_cache(tmp_path / "cache")[1] == []
+    assert not copy.exists()
+
+
+def test_two_conversions_that_start_at_once_share_a_copy(tree: Path, tmp_path: Path) -> None:
+    with FaultServer(tree.parents[1]) as server:
+        words = [f"{server.url}/devkit", str(tmp_path / "cache")]
+        readers = [
+            subprocess.Popen([sys.executable, "-c", READS, *words], stdout=subprocess.PIPE)
+            for _ in range(2)
+        ]
+        try:
+            copies = {reader.stdout.readline() for reader in readers if reader.stdout}
+        finally:
+            for reader in readers:
+                reader.kill()
+                reader.communicate()
+        assert len(copies) == 1
+        fetched = [name for _, name, _ in server.requests if name.endswith(".xml")]
+        assert len(fetched) == len(set(fetched)) == 6
+    assert not list((tmp_path / "cache").rglob("*.tmp"))

@@ -6,12 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from vocdist.errors import UserError
-from vocdist.files.atomic import replaced_when_done
+from vocdist.files.atomic import replaced_when_done, temporary_path
 from vocdist.files.lock import InUse, locked
 from vocdist.remote.location import join
 from vocdist.remote.transfer import read_on
@@ -52,8 +52,8 @@ def clear_cache(root: Path, url: str | None = None) -> tuple[int, list[Path]]:
         with _held(entry.folder) as is_free:
             if is_free:
                 # Gone at once: whoever begins to read meanwhile begins anew.
-                cleared = entry.folder.with_name(f".{entry.folder.name}.cleared")
-                shutil.rmtree(cleared, ignore_errors=True)  # of a clearing that was killed
+                # A clearing that is killed now leaves an entry, which the next one clears.
+                cleared = temporary_path(entry.folder)
                 os.rename(entry.folder, cleared)
                 shutil.rmtree(cleared)
                 removed += entry.size
@@ -179,6 +179,18 @@ def cache_folder(root: Path, kind: str, url: str, version: str = "") -> Path:
     return folder
 
 
+def folder_in_use(root: Path, kind: str, url: str, version: str = "") -> tuple[Path, InUse]:
+    """A URL's folder, made where it is missing, and what keeps it from being cleared."""
+    while True:
+        folder = cache_folder(root, kind, url, version)
+        try:
+            return folder, InUse(folder / IN_USE_NAME)
+        except FileNotFoundError:
+            continue  # cleared in between
+        except OSError as error:
+            raise _cannot_write(root, error) from None
+
+
 class CachedFolder:
     """The files of a remote folder as local ones; may be copied into other processes.
 
@@ -192,15 +204,7 @@ class CachedFolder:
         """Make the folder of the copies, `folder`, and keep it from being cleared."""
         self.url = url
         self.rule = rule
-        while True:
-            self.folder = cache_folder(rule.root, "shards", url, version)
-            try:
-                self._in_use = InUse(self.folder / IN_USE_NAME)
-                break
-            except FileNotFoundError:
-                continue  # cleared in between
-            except OSError as error:
-                raise _cannot_write(rule.root, error) from None
+        self.folder, self._in_use = folder_in_use(rule.root, "shards", url, version)
 
     @contextmanager
     def opened(self, file: RemoteFile) -> Iterator[int]:
@@ -238,15 +242,27 @@ class CachedFolder:
     def _part(self, file: RemoteFile, *, wait: bool) -> Iterator[int | None]:
         """The locked part file, with room for the whole; None where there is none (any more)."""
         part = part_path(self.folder / file.name, file.size)
+        with ExitStack() as stack:
+            with self._errors_named():
+                self._make_room(file, part)
+                # Not made here: what became a whole file, and was evicted since, has no room any
+                # more.
+                descriptor = stack.enter_context(locked(part, wait=wait))
+            # Outside, as what a reader raises is no fault of the cache.
+            yield descriptor
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
         try:
-            self._make_room(file, part)
-            # Not made here: what became a whole file, and was evicted since, has no room any more.
-            with locked(part, wait=wait) as descriptor:
-                yield descriptor
+            yield
         except OSError as error:
             raise _cannot_write(self.rule.root, error) from None
 
     def _fetch(self, file: RemoteFile, descriptor: int) -> None:
+        with self._errors_named():
+            self._fetch_whole(file, descriptor)
+
+    def _fetch_whole(self, file: RemoteFile, descriptor: int) -> None:
         url = join(self.url, file.name)
         final = self.folder / file.name
         part = part_path(final, file.size)

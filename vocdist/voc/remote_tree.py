@@ -11,7 +11,9 @@ from urllib.parse import unquote
 from tqdm import tqdm
 
 from vocdist.errors import UserError
-from vocdist.remote.cache import cache_folder
+from vocdist.files.atomic import temporary_path
+from vocdist.files.lock import InUse, locked
+from vocdist.remote.cache import folder_in_use
 from vocdist.remote.location import open_filesystem, parse_location
 from vocdist.remote.transfer import NotThereError, retried
 
@@ -20,19 +22,30 @@ NOTES_NAME = "fetched.jsonl"
 # What a server says of an object that changes when it is written.
 FACTS = ("size", "ETag", "etag", "LastModified", "mtime", "updated", "created")
 
+# Copies that this process reads, now or later: they are not cleared while it lives.
+_in_use: dict[Path, InUse] = {}
+
 
 def copy_voc_tree(url: str, root: Path) -> Path:
     """Copy annotations, images and split lists below a URL into a folder below `root`.
 
     Files that were copied before and have not changed since, as far as the server says, are not
-    fetched again.
+    fetched again. The copy stays in the cache until this process ends.
 
     Raises:
         UserError: It cannot be read or listed, or holds no VOC tree.
     """
     url = str(parse_location(url))
-    base = cache_folder(root, "sources", url)
-    tree, notes = base / "tree", base / NOTES_NAME
+    base, hold = folder_in_use(root, "sources", url)
+    _in_use[base] = hold
+    # One process at a time brings it up to date.
+    with locked(base / ".lock", create=True):
+        _update(url, base / "tree", base / NOTES_NAME)
+    return base / "tree"
+
+
+def _update(url: str, tree: Path, notes: Path) -> None:
+    """Make a copy what the URL holds now."""
     wanted = _wanted(url)
     known = _read_notes(notes)
     for path in [p for p in tree.rglob("*") if p.is_file()]:
@@ -57,7 +70,6 @@ def copy_voc_tree(url: str, root: Path) -> Path:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return tree
 
 
 def _wanted(url: str) -> dict[str, Mapping[str, Any]]:
@@ -106,7 +118,7 @@ def _fetch(url: str, remote: str, local: Path) -> None:
 
     content = retried(remote, read)
     local.parent.mkdir(parents=True, exist_ok=True)
-    temporary = local.with_name(f".{local.name}.tmp")
+    temporary = temporary_path(local)
     temporary.write_bytes(content)
     # Not fsynced, as there are tens of thousands: images and XML are checked when they are read.
     os.replace(temporary, local)
