@@ -6,9 +6,17 @@ import pytest
 import torch
 from PIL import Image
 
+from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.data.dataset import decode_image
 from vocdist.errors import UserError
-from vocdist.inference.images import as_images, find_images, image_pixels, image_size
+from vocdist.inference.images import (
+    as_images,
+    find_images,
+    image_pixels,
+    image_size,
+    input_batches,
+)
+from vocdist.tasks.task import evaluation_view
 
 
 @pytest.fixture
@@ -144,3 +152,30 @@ def test_lists_that_cannot_be_followed_are_named(photo: Image.Image, tmp_path: P
     second.write_text(f"{image}\n", encoding="latin-1")
     with pytest.raises(UserError, match=r"second\.txt: not text in UTF-8"):
         find_images([first])
+
+
+class Noted(list[Path]):
+    """A list of images that notes which of them were asked for."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        super().__init__(paths)
+        self.asked: set[int] = set()
+
+    def __getitem__(self, index: int) -> Path:
+        self.asked.add(index)
+        return super().__getitem__(index)
+
+
+def test_results_begin_before_all_images_of_a_folder_were_opened(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    images = Noted([tmp_path / "a.png"] * 100)
+    for view in (
+        evaluation_view(RpnConfig(), classes=3),
+        evaluation_view(ClassifierConfig(), classes=3),
+    ):
+        images.asked.clear()
+        batches = input_batches(images, view, batch=4)
+        first = next(batches)
+        assert first.batch is not None and first.batch.indices.tolist() == [0, 1, 2, 3]
+        assert first.sizes == [(48, 64)] * 4 and len(images.asked) < 20
+        assert sum(len(one.sizes) for one in batches) == 96

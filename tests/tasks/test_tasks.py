@@ -17,7 +17,7 @@ from vocdist.shards.samples import samples_of
 from vocdist.tasks.classifier import ClassifierTask, positive_weights
 from vocdist.tasks.rpn import RpnTask, proposal_overlays
 from vocdist.tasks.rpn_model import resolve_backbone
-from vocdist.tasks.task import build_task
+from vocdist.tasks.task import Record, Task, build_task
 from vocdist.training.loaders import build_loader, build_reader
 
 RPN = [
@@ -94,6 +94,23 @@ def test_an_rpn_step_moves_the_head_and_not_the_backbone(demo_shards: Path, leve
     learning = {n for n, p in task.model.named_parameters() if p.requires_grad}
     assert all(p.grad is not None for n, p in task.model.named_parameters() if n in learning)
     assert not any(name.startswith("backbone") for name in learning)
+
+
+def test_the_baselines_of_a_split_are_not_those_of_another(demo_shards: Path) -> None:
+    config = rpn_config(demo_shards)
+    readers = {split: build_reader(config, split) for split in ("train", "val")}
+    both, alone = (build_task(config, readers["train"], pretrained=True) for _ in range(2))
+
+    def measured(task: Task, split: str) -> list[Record]:
+        batch = next(build_loader(config, readers[split], training=False).evaluation())
+        with torch.no_grad():
+            return task.records(task.model.eval(), batch)
+
+    measured(both, "train")
+    after, expected = measured(both, "val"), measured(alone, "val")
+    for name in ("best_grid", "best_random"):
+        for one, other in zip(after, expected, strict=True):
+            np.testing.assert_array_equal(one[name], other[name])
 
 
 def test_an_rpns_records_count_every_box(demo_shards: Path) -> None:

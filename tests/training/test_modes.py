@@ -89,6 +89,9 @@ def test_the_memory_estimate_counts_what_the_backward_pass_keeps(demo_shards: Pa
     weights = sum(p.nbytes for p in task.model.parameters())
     assert memory.gradients == weights < memory.weights < 1.1 * weights
     assert memory.optimizer == 2 * weights
+    averaged = step_memory(task, batch, averaged=True)
+    assert (memory.average, averaged.average) == (0, weights)
+    assert averaged.total == memory.total + weights
     # At the very least the first convolution's input, and its output before and after the norm.
     size = config.input.size
     least = len(batch.indices) * (3 * size**2 * 4 + 2 * 16 * (size // 2) ** 2 * 4)
