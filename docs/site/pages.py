@@ -21,6 +21,7 @@ ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/classifier.md": "measured/classifier.md",
+    "benchmarks/notebook.md": "measured/notebook.md",
     "benchmarks/rpn.md": "measured/rpn.md",
 }
 COPIES = "repository"
