@@ -5,7 +5,7 @@ import pytest
 from launch import REPO
 
 from vocdist.cli import config_from_arguments, run_command, split_arguments, take_option
-from vocdist.config import ClassifierConfig
+from vocdist.config import ClassifierConfig, ShardsConfig
 from vocdist.errors import UserError
 
 
@@ -145,3 +145,26 @@ def test_evaluate_looks_at_its_json_before_it_measures(tmp_path: Path) -> None:
     evaluate = runpy.run_path(str(REPO / "scripts" / "evaluate.py"))["main"]
     with pytest.raises(UserError, match=f"--json {tmp_path}: no file can be written there"):
         evaluate(["runs/none", "--json", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "line"),
+    [
+        (ShardsConfig, ["{voc}"], "{voc} is a folder: .*: source={voc}$"),
+        (ShardsConfig, ["{voc}", "{new}"], "{voc} is a folder: .*: source={voc} output={new}$"),
+        (ShardsConfig, ["s3://b/voc"], "s3://b/voc is a URL: .*: source=s3://b/voc$"),
+        (ShardsConfig, ["{yaml}", "{voc}"], "{voc} is a folder: .*: {yaml} source={voc}$"),
+        (ClassifierConfig, ["{new}"], "{new} is no config file: .*: data.shards={new}$"),
+        (ClassifierConfig, ["{yaml}", "{yaml}"], "unexpected argument"),
+        (ShardsConfig, ["a", "b", "c"], "unexpected argument 'c'"),
+        (ClassifierConfig, ["missing.yaml"], "missing.yaml: no such config"),
+    ],
+)
+def test_a_place_without_its_key_is_answered_with_the_line(
+    tmp_path: Path, config: type, arguments: list[str], line: str
+) -> None:
+    places = {"voc": tmp_path / "voc", "new": tmp_path / "new", "yaml": tmp_path / "a.yaml"}
+    places["voc"].mkdir()
+    places["yaml"].touch()
+    with pytest.raises(UserError, match=line.format(**places)):
+        config_from_arguments(config, [a.format(**places) for a in arguments], Path("none.yaml"))

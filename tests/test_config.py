@@ -1,8 +1,15 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from vocdist.config import ClassifierConfig, RpnConfig, ShardsConfig, VisualizeConfig
+from vocdist.config import (
+    ClassifierConfig,
+    PredictConfig,
+    RpnConfig,
+    ShardsConfig,
+    VisualizeConfig,
+)
 from vocdist.config.file import config_differences, load_config, save_config
 from vocdist.errors import UserError
 
@@ -129,3 +136,90 @@ def test_differences_name_keys_and_both_values() -> None:
     new = load_config(ClassifierConfig, None, ["train.epochs=9", "tracking.wandb=disabled"])
     assert config_differences(old, new, ["tracking"]) == ["train.epochs: 8 -> 9"]
     assert config_differences(old, new, ["train.epochs", "tracking.wandb"]) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "expected"),
+    [
+        (ShardsConfig, "classes=person,dog", ("person", "dog")),
+        (ShardsConfig, "classes=(helmet,vest)", ("helmet", "vest")),
+        (ShardsConfig, "classes=helmet", ("helmet",)),
+        (ShardsConfig, "classes=traffic light, vest", ("traffic light", "vest")),
+        (ShardsConfig, "classes=", None),
+        (ClassifierConfig, "input.crop_scale=0.3,1", (0.3, 1.0)),
+        (RpnConfig, "model.strides=16", (16,)),
+        (VisualizeConfig, "keys=000012", ("000012",)),
+    ],
+)
+def test_a_list_needs_no_brackets(config: type, override: str, expected: object) -> None:
+    needed = ["source=a", "output=b"] if config is ShardsConfig else []
+    value = load_config(config, None, [*needed, override])
+    for name in override.partition("=")[0].split("."):
+        value = getattr(value, name)
+    assert value == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "message"),
+    [
+        (RpnConfig, "model.scales=16", r"a list of lists .*: 'model\.scales=\[\[16\]\]'$"),
+        (ClassifierConfig, "input.crop_scale=0.5", r"too few values, 2 are needed$"),
+        (ShardsConfig, "classes={a: 1}", r"classes.*: a list is needed, in brackets"),
+        (ShardsConfig, "classes=[1, 2]", r"text is needed; .* in quotes"),
+        (ShardsConfig, "output=", r"^output= is empty: give a folder or URL \(an unset var"),
+        (ShardsConfig, "output=null", r"^output= is empty"),
+        (ShardsConfig, "source=", r"^source= is empty: give a folder"),
+        (ClassifierConfig, "data.shards=", r"^data\.shards= is empty: give a folder or URL"),
+        (ClassifierConfig, "run.dir=", r"^run\.dir= is empty: give a folder \("),
+        (ClassifierConfig, "train.epochs=", r"^train\.epochs= is empty: give a value"),
+        (ClassifierConfig, "train.batch_size=8", r"did you mean 'train\.global_batch'\?$"),
+        (ClassifierConfig, "batch_size=8", r"did you mean 'train\.global_batch'\?$"),
+        (RpnConfig, "batch=8", r"did you mean 'train\.global_batch'\?$"),
+        (PredictConfig, "batch_size=8", r"did you mean 'batch'\?$"),
+        (ClassifierConfig, "train.lr=1e-3", r"did you mean 'optim\.lr'\?$"),
+        (ClassifierConfig, "data.path=x", r"did you mean 'data\.shards'\?$"),
+        (ClassifierConfig, "dataset=x", r"did you mean 'data\.shards'\?$"),
+        (ClassifierConfig, "classes=[a]", r"a setting of make_shards\.py \(.* of its shards\)$"),
+        (ClassifierConfig, "input.snap=true", r"it is a setting of train_rpn\.py$"),
+        (ClassifierConfig, "xyzzy=1", r"unknown key 'xyzzy' on the command line: --help lists all"),
+    ],
+)
+def test_what_was_meant_is_named(config: type, override: str, message: str) -> None:
+    needed = ["source=a", "output=b"] if config is ShardsConfig else []
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(config, None, [*needed, override])
+    assert not re.search("tuple|dict|pathlib|NoneType|\n", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("file", "script"),
+    [
+        ("demo/shards", "make_shards"),
+        ("demo/rpn", "train_rpn"),
+        ("demo/classifier", "train_classifier"),
+    ],
+)
+def test_another_scripts_config_is_called_that(file: str, script: str) -> None:
+    path = CONFIGS / f"{file}.yaml"
+    for other in (config for config in TYPES.values() if config is not TYPES[path.stem]):
+        with pytest.raises(UserError, match=rf"{path} is a config of {script}\.py"):
+            load_config(other, path)
+
+
+def test_an_empty_value_of_a_file_is_named_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("data: {shards: }")
+    with pytest.raises(UserError, match=r"'data\.shards' in .*a\.yaml is empty: give a folder"):
+        load_config(ClassifierConfig, path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_a_config_is_utf_8(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes("source: é\noutput: b".encode(encoding))
+    if encoding.startswith("utf-8"):
+        assert load_config(ShardsConfig, path).source == "é"
+    else:
+        what = "UTF-16" if encoding == "utf-16" else "another encoding"
+        with pytest.raises(UserError, match=rf"a\.yaml: is text in {what}: save it as UTF-8"):
+            load_config(ShardsConfig, path)

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import select
+import shlex
 import signal
 import sys
 import textwrap
@@ -43,6 +44,7 @@ from vocdist.errors import (
     UserError,
     leave,
 )
+from vocdist.remote.location import is_url
 
 WIDTH = 100
 _PLAIN_NAMES = {
@@ -324,10 +326,36 @@ def is_main_process() -> bool:
 def config_from_arguments(
     config_type: type[Config], arguments: Sequence[str], default: Path | None
 ) -> Config:
-    """`[CONFIG.yaml] [section.key=value ...]` -> config, from the `default` file without one."""
-    path, overrides = split_arguments(arguments)
-    file = Path(path) if path else default and _present(default)
-    return load_config(config_type, file, overrides)
+    """`[CONFIG.yaml] [section.key=value ...]` -> config; `default`, if any, is used without a file.
+
+    Raises:
+        UserError: The config is wrong, or is no config: the line to write is named.
+    """
+    places, overrides = _split(arguments)
+    if len(places) > 1 or (places and not _may_be_config(places[0])):
+        raise UserError(_as_settings(config_type, places))
+    path = Path(places[0]) if places else default and _present(default)
+    return load_config(config_type, path, overrides)
+
+
+def _may_be_config(place: str) -> bool:
+    path = Path(place)
+    return path.is_file() or (path.suffix in (".yaml", ".yml") and not path.is_dir())
+
+
+def _as_settings(config_type: type, places: Sequence[str]) -> str:
+    """What to write for folders and URLs that were given without `key=`."""
+    names = {field.name for field in fields(config_type)}
+    keys = ("source", "output") if "source" in names else ("data.shards", "run.dir")
+    config = [place for place in places if _may_be_config(place)][:1]
+    rest = [place for place in places if place not in config]
+    settings = [f"{key}={place}" for key, place in zip(keys, rest, strict=False)]
+    line = shlex.join([*config, *settings])
+    if len(rest) > len(keys) or not rest:
+        return f"unexpected argument {places[-1]!r}: settings are given as section.key=value"
+    first = rest[0]
+    what = "a folder" if Path(first).is_dir() else "a URL" if is_url(first) else "no config file"
+    return f"{first} is {what}: settings are given as key=value: {line}"
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -335,7 +363,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
     `--resume WHERE` and `--resume=WHERE` are spelled-out forms of `train.resume=WHERE`.
     """
-    first: str | None = None
+    places, overrides = _split(arguments)
+    if len(places) > 1:
+        raise UserError(f"unexpected argument {places[1]!r} after {places[0]!r}")
+    return (places[0] if places else None), overrides
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    places: list[str] = []
     overrides: list[str] = []
     rest = list(arguments)
     while rest:
@@ -348,11 +383,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
             raise UserError(f"unknown option {argument}: settings are given as section.key=value")
         elif "=" in argument:
             overrides.append(argument)
-        elif first is None:
-            first = argument
         else:
-            raise UserError(f"unexpected argument {argument!r} after {first!r}")
-    return first, overrides
+            places.append(argument)
+    return places, overrides
 
 
 def split_places(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

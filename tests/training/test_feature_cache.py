@@ -1,4 +1,5 @@
 import gc
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from vocdist.data.loader import BatchLoader
 from vocdist.errors import UserError
 from vocdist.models.backbone import FrozenBackbone, build_network
 from vocdist.tasks.task import Task, build_task
+from vocdist.training import feature_cache
 from vocdist.training.feature_cache import GIB, backbone_hash, plan_units
 from vocdist.training.loaders import (
     build_loader,
@@ -104,6 +106,42 @@ def test_features_are_found_again_and_damaged_ones_made_anew(
     assert sum(path.stat().st_ino == made[path] for path in files) == 4
 
 
+def test_features_are_read_through_once_and_kept_by_their_evaluation_batch(
+    demo_shards: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(demo_shards, tmp_path)
+    loader_of(config, task, training=False)
+    files = sorted((tmp_path / "cache").glob("*.safetensors"))
+    for path in files:
+        os.utime(path, (1e9, 1e9))
+    read: list[Path] = []
+
+    def is_whole(path: Path, samples: int) -> bool:
+        read.append(path)
+        return real(path, samples)
+
+    real = feature_cache.is_whole
+    monkeypatch.setattr(feature_cache, "is_whole", is_whole)
+    for _ in range(3):
+        loader_of(config, task, training=False)
+    assert sorted(read) == files
+    # They were used now, which keeps them from going first, and are as old as they were.
+    assert {path.stat().st_mtime for path in files} == {1e9}
+    assert all(path.stat().st_atime > 1e9 for path in files)
+    monkeypatch.undo()
+    content = bytearray(files[0].read_bytes())
+    content[-1] ^= 1
+    with files[0].open("r+b") as stream:  # what a disk may do: no time changes
+        stream.write(content)
+    os.utime(files[0], (1e9, 1e9))
+    checked = dict(feature_cache.drop_damaged_features(tmp_path / "cache"))
+    assert checked == {path: path != files[0] for path in files}
+    assert not files[0].exists()
+    # Batches of another size round otherwise.
+    loader_of(configured(demo_shards, tmp_path, "train.eval_batch=3"), task, training=False)
+    assert len(set((tmp_path / "cache").glob("*.safetensors")) - set(files)) == len(files)
+
+
 def test_a_run_that_goes_on_without_its_features_ends_with_the_same_bits(
     demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +167,9 @@ def test_a_run_that_goes_on_without_its_features_ends_with_the_same_bits(
     assert not all(torch.equal(before[name], theirs[name]) for name in theirs)
 
 
-def test_names_depend_on_weights_shards_and_copies(demo_shards: Path, tmp_path: Path) -> None:
+def test_names_depend_on_weights_shards_and_copies(
+    demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = configured(demo_shards, tmp_path)
     backbone = FrozenBackbone(build_network("mobilenet_v3_small"), "mobilenet_v3_small", (16, 32))
 
@@ -143,6 +183,9 @@ def test_names_depend_on_weights_shards_and_copies(demo_shards: Path, tmp_path: 
     assert len(first) == 6 and first == names("train", "64")
     assert names("train", "64", mirrored=False) < first
     assert not first & (names("train", "96") | names("val", "64"))
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_cache, "PREPROCESSING_VERSION", -1)
+        assert not first & names("train", "64")
     with torch.no_grad():
         next(backbone.parameters()).view(-1)[0] += 1e-3
     assert not first & names("train", "64")

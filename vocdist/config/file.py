@@ -5,15 +5,51 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from vocdist.config import (
+    ClassifierConfig,
+    ExportConfig,
+    PredictConfig,
+    ProposeConfig,
+    RpnConfig,
+    ShardsConfig,
+    VisualizeConfig,
+)
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
 
 Config = TypeVar("Config")
+
+COMMAND_LINE = "the command line"
+# More are not listed in a message.
+FEW_KEYS = 10
+_OWNERS: dict[str, type] = {
+    "make_shards.py": ShardsConfig,
+    "train_classifier.py": ClassifierConfig,
+    "train_rpn.py": RpnConfig,
+    "predict.py": PredictConfig,
+    "propose.py": ProposeConfig,
+    "visualize.py": VisualizeConfig,
+    "export.py": ExportConfig,
+}
+# Names in other programs -> what it may be here; the first that a command has is meant.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("batch", "batch_size", "batchsize", "bs"), ("train.global_batch", "batch")),
+    **dict.fromkeys(("num_epochs", "n_epochs", "max_epochs"), ("train.epochs",)),
+    **dict.fromkeys(("learning_rate", "base_lr"), ("optim.lr",)),
+    **dict.fromkeys(("image_size", "img_size", "imgsz"), ("input.size", "input.short_side")),
+    **dict.fromkeys(
+        ("path", "dataset", "data_dir", "data_root", "root", "shards"), ("data.shards", "source")
+    ),
+    **dict.fromkeys(("output_dir", "out_dir", "out", "save_dir"), ("run.dir", "output")),
+    **dict.fromkeys(("workers", "num_workers"), ("data.num_workers", "workers")),
+}
+_REMARKS = {"classes": "those of a training are the classes of its shards"}
 
 
 def load_config(
@@ -26,17 +62,22 @@ def load_config(
             that does not fit its field.
     """
     values = read_yaml(path) if path else {}
-    where = str(path) if path else "the command line"
-    known = set(_key_paths(config_type))
-    sections = {key.partition(".")[0] for key in known if "." in key}
+    where = str(path) if path else COMMAND_LINE
+    types = dict(_key_types(config_type))
+    sections = {key.partition(".")[0] for key in types if "." in key}
     # A section whose lines are all commented out reads as null.
     values = {k: v for k, v in values.items() if not (v is None and k in sections)}
-    for key in _leaves(values):
-        _check_key(key, known, where)
+    _check_keys_of_file(list(_leaves(values)), set(types), where)
+    given = set()
     for override in overrides:
         key, value = _parse_override(override)
-        _check_key(key, known, "the command line")
+        _check_key(key, set(types), COMMAND_LINE)
         _assign(values, key, value)
+        given.add(key)
+    for key, value in list(_flat(values)):
+        if key in types:
+            origin = COMMAND_LINE if key in given else where
+            _assign(values, key, _as_meant(key, value, types[key], origin))
     return config_from_plain(config_type, values, where)
 
 
@@ -117,10 +158,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: It cannot be read, or holds something else.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = path.read_bytes()
+        # Editors on Windows may begin UTF-8 with a mark.
+        values = yaml.load(content.decode("utf-8-sig"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config; the ready ones are in configs/") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except UnicodeDecodeError:
+        found = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "another encoding"
+        raise UserError(f"{path}: is text in {found}: save it as UTF-8") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, no config; the ready ones are in configs/") from None
+    except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {_one_line(error)}") from None
     if values is None:
         return {}
@@ -150,27 +198,93 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     values[field] = value
 
 
+def _as_meant(key: str, value: Any, annotation: Any, where: str) -> Any:
+    """A value as its field takes it: what is clear without a list's brackets becomes a list.
+
+    Raises:
+        UserError: It is empty, and the field takes no null; or a list of lists has no brackets.
+    """
+    kinds = _kinds(annotation)
+    if value is None or value == "":
+        if NoneType in kinds:
+            return None
+        if value is None or Path in kinds:
+            which = f"{key}=" if where == COMMAND_LINE else f"'{key}' in {where}"
+            wanted = "a value"
+            if Path in kinds or key == "source":
+                wanted = "a folder" if str not in kinds else "a folder or URL"
+            raise UserError(f"{which} is empty: give {wanted} (an unset variable?)")
+    items = next((get_args(kind) for kind in kinds if get_origin(kind) is tuple), None)
+    if items is None or isinstance(value, list | tuple | Mapping) or value is None:
+        return value
+    if any(get_origin(kind) is tuple for kind in _kinds(items[0])):
+        raise UserError(f"{key}={value}: a list of lists stands in brackets: '{key}=[[{value}]]'")
+    if not isinstance(value, str):
+        return [value]
+    text = value.strip()
+    if text.startswith("(") and text.endswith(")"):
+        text = text[1:-1]
+    return [yaml.load(part, _Loader) for part in text.split(",") if part.strip()]
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types of which a field's value may be, without their limits."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for member in get_args(annotation) for kind in _kinds(member)]
+    return [annotation]
+
+
+def _check_keys_of_file(keys: Sequence[str], known: set[str], where: str) -> None:
+    if set(keys) <= known:
+        return
+    for script, config_type in _OWNERS.items():
+        if set(keys) <= {name for name, _ in _key_types(config_type)}:
+            raise UserError(f"{where} is a config of {script}: pass it to that script")
+    for key in keys:
+        _check_key(key, known, where)
+
+
 def _check_key(key: str, known: set[str], where: str) -> None:
     if key in known:
         return
     if any(name.startswith(f"{key}.") for name in known):
         raise UserError(f"'{key}' on {where} is a section: set its keys, as {key}.name=value")
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    raise UserError(f"unknown key '{key}' on {where}: {_remedy(key, known)}")
+
+
+def _remedy(key: str, known: set[str]) -> str:
+    """What an unknown key may have been meant to be."""
+    name = key.rpartition(".")[2]
     # `epochs=3` is a common slip for `train.epochs=3`: look for the bare name in every section.
-    named = sorted(path for path in known if path.rpartition(".")[2] == key.rpartition(".")[2])
-    hint = " or ".join(f"'{name}'" for name in named or close)
-    remedy = f"did you mean {hint}?" if hint else f"the keys are: {', '.join(sorted(known))}"
-    raise UserError(f"unknown key '{key}' on {where}: {remedy}")
+    named = sorted(path for path in known if path.rpartition(".")[2] == name)
+    meant = [path for path in _ELSEWHERE.get(name, ()) if path in known][:1]
+    owner = next((s for s, t in _OWNERS.items() if key in dict(_key_types(t))), None)
+    close = [] if owner else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = " or ".join(f"'{path}'" for path in named or meant or close)
+    remedies = []
+    if owner and not meant:
+        remark = f" ({_REMARKS[key]})" if key in _REMARKS else ""
+        remedies.append(f"it is a setting of {owner}{remark}")
+    if hint:
+        remedies.append(f"did you mean {hint}?")
+    elif not owner:
+        few = len(known) <= FEW_KEYS
+        remedies.append(f"the keys are: {', '.join(sorted(known))}" if few else "--help lists all")
+    return "; ".join(remedies)
 
 
-def _key_paths(config_type: type) -> Iterator[str]:
-    """Every dotted key of a config type."""
-    hints = get_type_hints(config_type)
+def _key_types(config_type: type) -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a config type, with its annotation."""
+    hints = get_type_hints(config_type, include_extras=True)
     for field in fields(config_type):
-        if is_dataclass(hints[field.name]):
-            yield from (f"{field.name}.{key}" for key in _key_paths(hints[field.name]))
+        annotation = hints[field.name]
+        if is_dataclass(annotation):
+            assert isinstance(annotation, type)
+            yield from ((f"{field.name}.{key}", kind) for key, kind in _key_types(annotation))
         else:
-            yield field.name
+            yield field.name, annotation
 
 
 def _leaves(values: Mapping[str, Any]) -> Iterator[str]:
@@ -185,6 +299,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
+# pydantic's own speak of Python's types.
+_PLAIN_MESSAGES = {
+    "tuple_type": "a list is needed, in brackets: [a, b]",
+    "path_type": "a path is needed",
+    "string_type": "text is needed; numbers that are meant as text stand in quotes: '\"1\"'",
+    "dataclass_type": "a section is needed: set its keys, as section.key=value",
+    "dict_type": "a section is needed: set its keys, as section.key=value",
+}
+
+
 def _first_problem(error: ValidationError, where: str) -> str:
     problem = error.errors()[0]
     parts = [part for part in problem["loc"] if not str(part).startswith("function-")]
@@ -195,7 +319,7 @@ def _first_problem(error: ValidationError, where: str) -> str:
     key = ".".join(map(str, parts))
     if problem["type"] == "missing":
         return f"'{key}' is not set: add it to {where} or pass {key}=VALUE"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _PLAIN_MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     message = message[0].lower() + message[1:]
     return f"{key}={problem['input']!r}: {message}"
 

@@ -65,13 +65,13 @@ def write_features(path: Path, samples: Sequence[Sequence[Tensor]]) -> None:
         ) from None
 
 
-def is_whole(path: Path, samples: int) -> bool:
-    """Whether a file is there and holds this many samples, all with the checksums it states."""
+def is_whole(path: Path, samples: int | None = None) -> bool:
+    """Whether a file is there and its samples, this many if given, have the checksums it states."""
     try:
         with safe_open(path, framework="pt") as file:
             checksums = json.loads((file.metadata() or {}).get("crc32", "[]"))
             levels = len(file.keys()) // max(1, len(checksums))
-            return len(checksums) == samples and all(
+            return samples in (None, len(checksums)) and all(
                 _checksum(_levels(file, position, levels)) == checksum
                 for position, checksum in enumerate(checksums)
             )

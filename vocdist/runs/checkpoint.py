@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vocdist.errors import UserError
 from vocdist.files.atomic import fsync, remove_temporaries, replaced_when_done
+from vocdist.files.checked import sha256_once
 
 WEIGHTS = "model.safetensors"
 TRAINING = "training.pt"
@@ -44,7 +45,11 @@ def write_files(
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is missing from a checkpoint or differs from its checksums; None when it is whole."""
+    """What is missing from a checkpoint or differs from its checksums; None when it is whole.
+
+    Each file is read once on a machine and start (`sha256_once`): this is asked four times by
+    every rank.
+    """
     try:
         lines = (checkpoint / CHECKSUMS).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -52,10 +57,10 @@ def damage(checkpoint: Path) -> str | None:
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in (WEIGHTS, TRAINING, STATE):
         try:
-            content = (checkpoint / name).read_bytes()
+            digest = sha256_once(checkpoint / name)
         except OSError as error:
             return f"{name}: {error.strerror}"
-        if hashlib.sha256(content).hexdigest() != sums.get(name):
+        if digest != sums.get(name):
             return f"{name} does not match {CHECKSUMS}"
     return None
 

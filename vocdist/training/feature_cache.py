@@ -3,14 +3,15 @@
 import hashlib
 import json
 import os
-import secrets
 import shutil
-import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import PIL
+import simplejpeg
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -21,6 +22,8 @@ from vocdist.data.features import STORED_DTYPE, FeatureFiles, FeatureUnit, is_wh
 from vocdist.data.loader import BatchLoader, ahead_of_use
 from vocdist.distributed.processes import local_ranks, raise_together
 from vocdist.errors import UserError
+from vocdist.files.atomic import remove_temporaries, unique_name
+from vocdist.files.checked import forget, is_still_right
 from vocdist.files.lock import locked
 from vocdist.models.backbone import FrozenBackbone
 from vocdist.models.rpn.model import ProposalModel
@@ -40,7 +43,9 @@ class Hold:
 
     def __init__(self, folder: Path, sizes: Mapping[Path, float]) -> None:
         """Hold files of `folder`, which is locked, and say how many bytes each takes."""
-        name = f".{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.{_IN_USE}"
+        # Not by the writer in its name, but by its lock is seen whether it is left behind: the lock
+        # lives for the days of a training, on whichever host.
+        name = f".{unique_name()}.{_IN_USE}"
         self._path, self._process = folder / name, os.getpid()
         self._lock = ExitStack()
         self._lock.enter_context(locked(self._path, create=True))
@@ -72,6 +77,7 @@ def hold_with_room(folder: Path, sizes: Mapping[Path, float], max_gib: float) ->
         folder.mkdir(parents=True, exist_ok=True)
         # One at a time: who looks for room sees what all others hold.
         with locked(folder / _LOCK, create=True):
+            remove_temporaries(folder)
             _make_room(folder, sizes, max_gib)
             return Hold(folder, sizes)
     except OSError as error:
@@ -96,10 +102,11 @@ def _make_room(folder: Path, sizes: Mapping[Path, float], max_gib: float) -> Non
         )
     total = sum((actual | own | others).values())
     unused = actual.keys() - own.keys() - others.keys()
-    for path in sorted(unused, key=lambda path: there[path].st_mtime):
+    for path in sorted(unused, key=lambda path: max(there[path].st_mtime, there[path].st_atime)):
         if total <= max_gib * GIB:
             break
         path.unlink(missing_ok=True)
+        forget(path)
         total -= actual[path]
     missing = sum(size for path, size in own.items() if path not in there)
     free = shutil.disk_usage(folder).free
@@ -124,6 +131,10 @@ def _held(folder: Path) -> dict[Path, float]:
                 held[folder / name] = float(size)
     return held
 
+
+# Raise it when decoding, scaling, snapping or normalising changes: features kept before are then
+# found no more, and go when room is needed.
+PREPROCESSING_VERSION = 1
 
 # Bounds what is in memory while a file is made, and lost when a run is killed meanwhile.
 SAMPLES_PER_FILE = 250
@@ -156,7 +167,13 @@ def cached_features(
     """
     identity = [backbone_hash(model.backbone), *map(str, geometry), str(accelerator.device.type)]
     plans = [
-        plan_units(split.images.dataset.reader, config.folder, identity, mirrored=split.mirrored)
+        plan_units(
+            split.images.dataset.reader,
+            config.folder,
+            # Convolutions round otherwise in batches of another size.
+            [*identity, str(split.images.global_batch)],
+            mirrored=split.mirrored,
+        )
         for split in splits
     ]
     failure, hold = "", None
@@ -197,7 +214,7 @@ def plan_units(
     for shard, samples in reader.shard_samples:
         for first in range(0, samples, SAMPLES_PER_FILE):
             stop = min(first + SAMPLES_PER_FILE, samples)
-            content = [*identity, torch.__version__, shard.sha256, str(first), str(stop)]
+            content = [*identity, *preprocessing(), shard.sha256, str(first), str(stop)]
             files = tuple(
                 folder / f"{_digest([*content, copy])}.safetensors"
                 for copy in (("plain", "mirrored") if mirrored else ("plain",))
@@ -205,6 +222,11 @@ def plan_units(
             units.append(FeatureUnit(start + first, start + stop, files))
         start += samples
     return units
+
+
+def preprocessing() -> tuple[str, ...]:
+    """What makes the backbone's input of a stored image, and features of that, by its versions."""
+    return str(PREPROCESSING_VERSION), torch.__version__, PIL.__version__, simplejpeg.__version__
 
 
 def backbone_hash(backbone: FrozenBackbone) -> str:
@@ -251,12 +273,31 @@ def _copies(
 
 
 def _is_there(unit: FeatureUnit) -> bool:
-    whole = all(is_whole(path, unit.stop - unit.first) for path in unit.files)
+    whole = all(_is_whole(path, unit.stop - unit.first) for path in unit.files)
     if whole:
         for path in unit.files:
-            # The oldest go first when room is needed.
-            os.utime(path)
+            # The oldest go first when room is needed. The other time tells that a file changed.
+            with suppress(OSError):
+                os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
     return whole
+
+
+def _is_whole(path: Path, samples: int) -> bool:
+    """As `is_whole`, which reads all of a file: once, until the file changes."""
+    return is_still_right(path, lambda: is_whole(path, samples), f"samples {samples}")
+
+
+def drop_damaged_features(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Read every file of features in a folder: (its path, whether it was right).
+
+    A damaged one is removed and made anew by the next run that needs it.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        forget(path)
+        right = is_whole(path)
+        if not right:
+            path.unlink(missing_ok=True)
+        yield path, right
 
 
 def feature_bytes(backbone: FrozenBackbone, images: BatchLoader) -> float:
