@@ -42,6 +42,47 @@ def locked(
         os.close(descriptor)
 
 
+class HeldByAnotherError(Exception):
+    """Another process holds the file; the message is what that one wrote into it."""
+
+
+class NoLocksError(Exception):
+    """The file system has no locks; the message is the system's."""
+
+
+@contextmanager
+def held_alone(path: Path) -> Iterator[int]:
+    """Hold a file, made where it is missing, for this process alone; yields its descriptor.
+
+    The lock is held on this machine, and across machines where the file system carries it (NFSv4,
+    most cluster file systems). What the holder writes into the file is told to others.
+
+    Raises:
+        HeldByAnotherError: Another process holds it.
+        NoLocksError: The file system has no locks.
+        OSError: It cannot be made.
+    """
+    _let_go_in_children()
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        _held.add(descriptor)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace")
+                raise HeldByAnotherError(holder or "just started") from None
+            except OSError as error:
+                raise NoLocksError(error.strerror) from None
+            if not _has_name(path, descriptor):
+                continue  # its last holder removed it when done
+            yield descriptor
+            return
+        finally:
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
 class InUse:
     """A shared lock on a file, made where it is missing, for as long as this object lives.
 

@@ -6,15 +6,15 @@ Workers may outlive a killed run for a moment. Each shows the claim of its run b
 file its final name, so that it cannot write into the work of the run that came after.
 """
 
-import fcntl
 import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from vocdist.errors import UserError
+from vocdist.files.lock import HeldByAnotherError, NoLocksError, held_alone
 
 LOCK_NAME = ".lock"
 
@@ -29,24 +29,25 @@ def claimed(folder: Path) -> Iterator[str]:
         UserError: Another run holds it, it cannot be written, or the file system has no locks.
     """
     made = not folder.exists()
-    descriptor = _locked(folder / LOCK_NAME)
-    try:
-        claim = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
+    with ExitStack() as stack:
+        descriptor = _hold(folder / LOCK_NAME, stack)
         try:
-            os.truncate(descriptor, 0)
-            os.write(descriptor, claim.encode())
-            # Now, as workers on other machines read it.
-            os.fsync(descriptor)
-        except OSError as error:
-            raise cannot_be_written(folder, error) from None
-        yield claim
-    finally:
-        # While it is still ours: whoever locks the file next finds that it has no name any more.
-        (folder / LOCK_NAME).unlink(missing_ok=True)
-        os.close(descriptor)
-        if made:
-            with suppress(OSError):  # not empty
-                folder.rmdir()
+            claim = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
+            try:
+                os.truncate(descriptor, 0)
+                os.write(descriptor, claim.encode())
+                # Now, as workers on other machines read it.
+                os.fsync(descriptor)
+            except OSError as error:
+                raise cannot_be_written(folder, error) from None
+            yield claim
+        finally:
+            # While it is still ours: whoever locks the file next finds that it has no name.
+            (folder / LOCK_NAME).unlink(missing_ok=True)
+            stack.close()
+            if made:
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
 
 
 def check_claim(folder: Path, claim: str) -> None:
@@ -74,36 +75,21 @@ def cannot_be_written(folder: Path, error: OSError) -> UserError:
     )
 
 
-def _locked(path: Path) -> int:
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise cannot_be_written(path.parent, error) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still(path, descriptor):
-                return descriptor
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace") or "just started"
-            os.close(descriptor)
-            raise UserError(
-                f"{path.parent}: another run is writing here ({holder}): wait for it to end, or "
-                f"choose another output"
-            ) from None
-        except OSError as error:
-            os.close(descriptor)
-            raise UserError(
-                f"{path}: cannot be locked ({error.strerror}): write to a file system with locks, "
-                f"such as the local disk, and copy the folder"
-            ) from None
-        os.close(descriptor)
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the locked file still has its name: its last holder removed it when done."""
+def _hold(path: Path, stack: ExitStack) -> int:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # its last holder has just removed the folder
+                return stack.enter_context(held_alone(path))
+    except HeldByAnotherError as holder:
+        raise UserError(
+            f"{path.parent}: another run is writing here ({holder}): wait for it to end, or "
+            f"choose another output"
+        ) from None
+    except NoLocksError as error:
+        raise UserError(
+            f"{path}: cannot be locked ({error}): write to a file system with locks, such as the "
+            f"local disk, and copy the folder"
+        ) from None
+    except OSError as error:
+        raise cannot_be_written(path.parent, error) from None

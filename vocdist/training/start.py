@@ -1,8 +1,9 @@
 """Where a training begins: anew, at a checkpoint, or not at all; the same on all ranks."""
 
+import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from vocdist.config.file import config_differences, save_config
 from vocdist.distributed.processes import gather_lists
 from vocdist.errors import SharedError, UserError
-from vocdist.files.lock import locked
+from vocdist.files.lock import HeldByAnotherError, NoLocksError, held_alone
 from vocdist.runs.checkpoint import STATE, Checkpoints, Position, damage, load_position
 from vocdist.runs.folder import CONFIG, FINAL_WEIGHTS, RESULTS, begun_config
 from vocdist.runs.tracking import METRICS, drop_rows_after, remembered_run_id
@@ -148,15 +149,25 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     """Hold a run folder, made where it is missing; the hold ends with this process.
 
     Raises:
-        UserError: Another training is at work in it.
+        UserError: Another training is at work in it, or it cannot be locked.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    with locked(run_dir / _LOCK, wait=False, create=True) as held:
-        if held is None:
+    with ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(held_alone(run_dir / _LOCK))
+        except HeldByAnotherError as holder:
             raise UserError(
-                f"{run_dir}: another training is at work here: wait for it to end, stop it, or "
-                f"choose another run.dir"
-            )
+                f"{run_dir}: another training is at work here ({holder}): wait for it to end, stop "
+                f"it, or choose another run.dir"
+            ) from None
+        except NoLocksError as error:
+            raise UserError(
+                f"{run_dir}: cannot be locked ({error}): choose a run.dir on a file system with "
+                f"locks"
+            ) from None
+        with suppress(OSError):  # a full disk: others are told less
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"{socket.gethostname()}:{os.getpid()}".encode())
         yield
 
 
