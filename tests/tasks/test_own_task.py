@@ -30,8 +30,8 @@ def test_a_task_in_one_file_is_trained_killed_resumed_measured_shown_and_used(
     demo_shards: Path, demo_root: Path, tmp_path: Path
 ) -> None:
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "killed"
-    done = run_script(SCRIPT, f"data.shards={demo_shards}", f"run.dir={undisturbed}", *SETTINGS)
-    assert done.returncode == 0, done.stderr
+    code, output = trained(demo_shards, undisturbed).end()
+    assert code == 0, output
     killed = trained(demo_shards, run)
     killed.wait_until(lambda: Checkpoints(run / "checkpoints", keep=2).last())
     killed.kill()
