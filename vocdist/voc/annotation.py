@@ -1,7 +1,7 @@
 """VOC annotation XML -> typed objects -> box rows and label vectors.
 
-Boxes here are in VOC's own frame: pixels of the stored image (EXIF rotation not applied),
-minima 1-based in the original data sets. N: objects of one image. C: classes.
+Boxes here are in VOC's own frame: pixels as the XML has them, minima 1-based in the original data
+sets; whether of the stored picture or of the upright one is for `vocdist.shards.exif`. N: objects of one image. C: classes.
 """
 
 from collections import Counter
@@ -17,10 +17,13 @@ from defusedxml.ElementTree import fromstring
 
 from vocdist.errors import UserError
 from vocdist.voc.classes import normalise_name
+from vocdist.voc.encodings import readable_xml, wrong_bytes
 
 # Far above any JPEG side (65,535), and the difference of two such values still fits an int32.
 MAX_COORDINATE = 2**30
 TRUE_FLAGS = frozenset({"1", "true", "yes"})
+# Shares of an image's sides end at 1, but for what a converter's rounding adds.
+SHARE_SLACK = 0.1
 
 
 class AnnotationError(UserError):
@@ -29,7 +32,8 @@ class AnnotationError(UserError):
     Attributes:
         path: The file at fault.
         reason: A slug to count by: `unreadable`, `malformed_xml`, `forbidden_xml`,
-            `missing_name`, `missing_box`, `bad_box`; `vocdist.voc.pairing` adds its own.
+            `not_voc_xml`, `missing_name`, `missing_box`, `bad_box`; `vocdist.voc.pairing` adds
+            its own.
         detail: What is wrong, in words, without the path.
     """
 
@@ -59,13 +63,30 @@ class VocObject:
 
 
 @dataclass(frozen=True, slots=True)
+class BadObject:
+    """One `<object>` that cannot be used: its class name, where it has one, and why.
+
+    `reason` is `missing_name`, `missing_box`, `bad_box` or `box_in_shares`.
+    """
+
+    name: str
+    difficult: bool
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Annotation:
-    """One XML file. `width` and `height` are what it claims, in pixels, 0 where it does not."""
+    """One XML file. `width` and `height` are what it claims, in pixels, 0 where it does not.
+
+    `objects` are those with a name and a box, `bad_objects` the others, each in the file's order.
+    """
 
     filename: str
     width: int
     height: int
     objects: tuple[VocObject, ...]
+    bad_objects: tuple[BadObject, ...] = ()
 
 
 def parse_annotation(path: Path) -> Annotation:
@@ -75,31 +96,41 @@ def parse_annotation(path: Path) -> Annotation:
     the person-layout task are not objects. Inverted or empty boxes are kept as they stand.
 
     Raises:
-        AnnotationError: The file is unreadable, is no XML, declares entities, or holds an
-            object without a name or without four finite numbers for its box.
+        AnnotationError: The file is unreadable, is no XML, declares entities, or is an XML of
+            another kind.
     """
     try:
-        with path.open("rb") as file:
-            root = fromstring(file.read())
+        content = path.read_bytes()
     except OSError as error:
         detail = f"cannot be read: {error.strerror or error}"
         raise AnnotationError(path, "unreadable", detail) from error
+    try:
+        root = fromstring(readable_xml(content))
     except DefusedXmlException as error:
         # The usual vehicle of decompression bombs and file disclosure; VOC never needs it.
         detail = "declares entities or external references, which are not read"
         raise AnnotationError(path, "forbidden_xml", detail) from error
     except (ParseError, ValueError, LookupError) as error:
         # ValueError and LookupError: encodings that expat or Python does not know.
-        raise AnnotationError(path, "malformed_xml", f"is not valid XML: {error}") from error
+        detail = f"is not valid XML: {wrong_bytes(content) or error}"
+        raise AnnotationError(path, "malformed_xml", detail) from error
+    for element in root.iter():
+        # Some converters declare a namespace; VOC has none, and one meaning for each name.
+        element.tag = str(element.tag).rpartition("}")[2]
+    if root.tag != "annotation" and root.find("object") is None:
+        detail = f"is no VOC annotation: its root is <{root.tag}>, not <annotation>"
+        raise AnnotationError(path, "not_voc_xml", detail)
     size = root.find("size")
+    found = [
+        _parse_object(element, f"object {number}")
+        for number, element in enumerate(root.findall("object"), start=1)
+    ]
     return Annotation(
         filename=(root.findtext("filename") or "").strip(),
         width=_pixels(size, "width"),
         height=_pixels(size, "height"),
-        objects=tuple(
-            _parse_object(element, f"object {number}", path)
-            for number, element in enumerate(root.findall("object"), start=1)
-        ),
+        objects=tuple(item for item in found if isinstance(item, VocObject)),
+        bad_objects=tuple(item for item in found if isinstance(item, BadObject)),
     )
 
 
@@ -156,37 +187,47 @@ def multi_hot(boxes: npt.NDArray[np.int32], num_classes: int) -> npt.NDArray[np.
     return labels
 
 
-def _parse_object(element: Element, label: str, path: Path) -> VocObject:
+def _parse_object(element: Element, label: str) -> VocObject | BadObject:
     name = normalise_name(element.findtext("name") or "")
-    if not name:
-        raise AnnotationError(path, "missing_name", f"{label} has no <name>")
-    label = f"{label} ({name})"
+    difficult = _flag(element, "difficult")
     box = element.find("bndbox")
+    if not name:
+        return BadObject(name, difficult, "missing_name", f"{label} has no <name>")
+    label = f"{label} ({name})"
     if box is None:
-        raise AnnotationError(path, "missing_box", f"{label} has no <bndbox>")
-    return VocObject(
-        name=name,
-        xmin=_coordinate(box, "xmin", label, path),
-        ymin=_coordinate(box, "ymin", label, path),
-        xmax=_coordinate(box, "xmax", label, path),
-        ymax=_coordinate(box, "ymax", label, path),
-        difficult=_flag(element, "difficult"),
-        truncated=_flag(element, "truncated"),
-    )
+        return BadObject(name, difficult, "missing_box", f"{label} has no <bndbox>")
+    corners = []
+    for tag in ("xmin", "ymin", "xmax", "ymax"):
+        text = (box.findtext(tag) or "").strip()
+        if not text:
+            return BadObject(name, difficult, "missing_box", f"{label} has no <{tag}>")
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        # NaN compares false.
+        if not abs(value) < MAX_COORDINATE + 1:
+            return BadObject(name, difficult, "bad_box", f"{label} has {tag}={text[:40]!r}")
+        corners.append(value)
+    if _are_shares(corners):
+        x1, y1, x2, y2 = (f"{corner:.4g}" for corner in corners)
+        detail = (
+            f"{name} ({x1}, {y1})-({x2}, {y2}): are these shares of the width and height? "
+            "VOC's boxes are in pixels"
+        )
+        return BadObject(name, difficult, "box_in_shares", detail)
+    # Some VOC2007 and VOC2012 files hold floats; the fraction is cut off, not rounded.
+    xmin, ymin, xmax, ymax = (int(corner) for corner in corners)
+    truncated = _flag(element, "truncated")
+    return VocObject(name, xmin, ymin, xmax, ymax, difficult, truncated)
 
 
-def _coordinate(box: Element, tag: str, label: str, path: Path) -> int:
-    text = (box.findtext(tag) or "").strip()
-    if not text:
-        raise AnnotationError(path, "missing_box", f"{label} has no <{tag}>")
-    try:
-        # Some VOC2007 and VOC2012 files hold floats; the fraction is cut off, not rounded.
-        value = int(float(text))
-    except (ValueError, OverflowError) as error:  # OverflowError: int(inf)
-        raise AnnotationError(path, "bad_box", f"{label} has {tag}={text[:40]!r}") from error
-    if abs(value) > MAX_COORDINATE:
-        raise AnnotationError(path, "bad_box", f"{label} has {tag}={text[:40]!r}")
-    return value
+def _are_shares(corners: Sequence[float]) -> bool:
+    """Whether corners (xmin, ymin, xmax, ymax) are from 0 to 1, and more than a point in pixels."""
+    xmin, ymin, xmax, ymax = corners
+    if any(corner % 1 for corner in corners):
+        return min(corners) >= -SHARE_SLACK and max(corners) <= 1 + SHARE_SLACK
+    return set(corners) == {0, 1} and xmin != xmax and ymin != ymax
 
 
 def _flag(element: Element, tag: str) -> bool:
