@@ -51,13 +51,15 @@ def main(arguments: list[str]) -> None:
         output = output.absolute() if isinstance(output, Path) else output
     if isinstance(output, Path):
         with claimed_output(output) as claim:
-            manifest = convert_samples(config, read_samples(config, root), output, claim)
+            samples = read_samples(config, root)
+            manifest = convert_samples(config, samples, output, claim)
         if config.pictures:
             draw_pictures(output)
     else:
-        manifest = make_remote(config, root, output)
+        samples = read_samples(config, root)
+        manifest = make_remote(config, samples, output)
     console = Console()
-    print_summary(console, manifest, output)
+    print_summary(console, manifest, output, samples.notes)
     if config.name and config.name != manifest.name:
         console.print(
             f"{output} holds this data set already, as '{manifest.name}': the name stays, since "
@@ -69,10 +71,9 @@ def main(arguments: list[str]) -> None:
         print(log_to_wandb(config, manifest, output))
 
 
-def make_remote(config: ShardsConfig, root: Path, url: str) -> Manifest:
+def make_remote(config: ShardsConfig, samples: SplitSamples, url: str) -> Manifest:
     """Make the shards in a folder of this machine and upload them, unless they are there."""
     with staged(url, default_cache()) as folder:
-        samples = read_samples(config, root)
         plans = plan_shards(
             samples.splits, config.samples_per_shard, images=samples.images, shrink=samples.shrink
         )
@@ -91,13 +92,15 @@ def read_samples(config: ShardsConfig, root: Path) -> SplitSamples:
     return samples_of(
         root,
         config.classes or VOC_CLASSES,
-        split_lists=config.split == "lists",
+        split_lists={"auto": None, "lists": True, "seeded": False}[config.split],
         split_ratio=config.split_ratio,
         split_seed=config.split_seed,
         skip_difficult=config.skip_difficult,
         shrink=Shrink(config.max_side, config.jpeg_quality) if config.max_side else None,
         follow_links=config.follow_links,
         decode=config.decode_images,
+        negatives=config.negatives,
+        exif_boxes=config.exif_boxes,
         strict=config.strict,
         max_rejected=config.max_rejected,
         workers=config.workers,
@@ -109,14 +112,14 @@ def convert_samples(
     config: ShardsConfig, samples: SplitSamples, folder: Path, claim: str
 ) -> Manifest:
     """Write the shards of what can be used."""
-    seeded = config.split == "seeded"
+    seeded = samples.split_kind == "seeded"
     return convert(
         samples,
         folder,
         name=config.name or last_part(config.output),
         classes=config.classes or VOC_CLASSES,
         split_rule=SplitRule(
-            kind=config.split,
+            kind=samples.split_kind,
             ratio=config.split_ratio if seeded else None,
             seed=config.split_seed if seeded else None,
         ),

@@ -35,7 +35,7 @@ def make() -> Callable[..., Manifest]:
         reading |= {"skip_difficult": False} | settings
         samples = samples_of(root, classes, workers=workers, **reading)
         rule = SplitRule(kind="seeded", ratio=0.8, seed=reading["split_seed"])
-        if reading["split_lists"]:
+        if samples.split_kind == "lists":
             rule = SplitRule(kind="lists", ratio=None, seed=None)
         return convert(
             samples,

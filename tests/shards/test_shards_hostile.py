@@ -33,9 +33,9 @@ def damaged() -> bytes:
     return PHOTO[:middle] + b"\xff\xd9\xff\xc4" + PHOTO[middle + 4 :]
 
 
-def rotated() -> bytes:
+def rotated(orientation: int = 6) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     return jpeg(64, 48, exif=exif)
 
 
@@ -64,12 +64,17 @@ REJECTED = {
     "bomb_xml": (BOMB, PHOTO, "forbidden_xml"),
     "leak_xml": (LEAK, PHOTO, "forbidden_xml"),
     "no_objects": (xml([]), PHOTO, "no_objects"),
-    "no_box": ("<annotation><object><name>dog</name></object></annotation>", PHOTO, "missing_box"),
-    "no_name": (xml([(" ", 0, 3, 4, 30, 40)]), PHOTO, "missing_name"),
-    "word_as_number": (xml([("dog", 0, "left", 4, 30, 40)]), PHOTO, "bad_box"),
-    "nan_box": (xml([("dog", 0, "nan", 4, 30, 40)]), PHOTO, "bad_box"),
-    "giant_number": (xml([("dog", 0, 3, 4, "1e300", 40)]), PHOTO, "bad_box"),
-    "inverted_box": (xml([("dog", 0, 30, 4, 3, 40)]), PHOTO, "no_usable_box"),
+    "no_box": (
+        "<annotation><object><name>dog</name></object></annotation>",
+        PHOTO,
+        "no_usable_box",
+    ),
+    "no_name": (xml([(" ", 0, 3, 4, 30, 40)]), PHOTO, "no_usable_box"),
+    "word_as_number": (xml([("dog", 0, "left", 4, 30, 40)]), PHOTO, "no_usable_box"),
+    "nan_box": (xml([("dog", 0, "nan", 4, 30, 40)]), PHOTO, "no_usable_box"),
+    "giant_number": (xml([("dog", 0, 3, 4, "1e300", 40)]), PHOTO, "no_usable_box"),
+    "shares": (xml([("dog", 0, "0.1", "0.2", "0.5", "0.75")]), PHOTO, "no_usable_box"),
+    "turned_by_half": (GOOD_XML, rotated(3), "exif_rotated"),
     "flat_box": (xml([("dog", 0, 3, 4, 30, 4)]), PHOTO, "no_usable_box"),
     "box_elsewhere": (xml([("dog", 0, 100, 4, 130, 40)]), PHOTO, "no_usable_box"),
     "box_left_of_all": (xml([("dog", 0, -50, 4, -3, 40)]), PHOTO, "no_usable_box"),
@@ -82,7 +87,7 @@ REJECTED = {
 }
 # Reported for the image's file; all else for the annotation's.
 OF_THE_IMAGE = {"empty_image", "broken_image", "image_too_large", "not_jpeg_inside"}
-OF_THE_IMAGE |= {"size_mismatch", "duplicate_key", "no_annotation"}
+OF_THE_IMAGE |= {"exif_rotated", "size_mismatch", "duplicate_key", "no_annotation"}
 # stem: (annotation, image, boxes as they must be stored)
 TAKEN = {
     "plain": (GOOD_XML, PHOTO, [[11, 3, 4, 27, 36]]),
@@ -97,7 +102,9 @@ TAKEN = {
     "zero_based": (xml([("dog", 0, 0, 0, 64, 48)]), PHOTO, [[11, 0, 0, 64, 48]]),
     "unknown_class": (xml([("unicorn", 0, 3, 4, 30, 40)]), PHOTO, []),
     "beyond_edge": (xml([("dog", 0, -5, 4, 80, 40)]), PHOTO, [[11, 0, 4, 64, 36]]),
-    "one_of_two": (xml([("cat", 0, 9, 4, 3, 40), GOOD_BOX]), PHOTO, [[11, 3, 4, 27, 36]]),
+    "inverted_box": (xml([("dog", 0, 30, 4, 3, 40)]), PHOTO, [[11, 3, 4, 27, 36]]),
+    "nameless": (xml([("", 0, 3, 4, 30, 40), GOOD_BOX]), PHOTO, [[11, 3, 4, 27, 36]]),
+    "one_of_two": (xml([("cat", 0, 9, 4, 9, 40), GOOD_BOX]), PHOTO, [[11, 3, 4, 27, 36]]),
     "dotted.name.v2": (GOOD_XML, PHOTO, [[11, 3, 4, 27, 36]]),
     "größe 東京": (GOOD_XML, PHOTO, [[11, 3, 4, 27, 36]]),
     "n" * 200: (GOOD_XML, PHOTO, [[11, 3, 4, 27, 36]]),
@@ -171,7 +178,15 @@ def test_each_file_is_taken_as_it_should_be_or_reported_with_its_reason(
     }
     assert found == expected
     assert len(files) == len(found) == sum(manifest.left_out.values())
-    assert manifest.boxes_left_out == {"box_outside_image": 2, "empty_box": 3}
+    assert manifest.boxes_left_out == {
+        "bad_box": 3,
+        "box_in_shares": 1,
+        "box_outside_image": 2,
+        "empty_box": 2,
+        "missing_box": 1,
+        "missing_name": 2,
+    }
+    assert manifest.changed == {"corners_swapped": 1}
     assert (manifest.boxes_clipped, manifest.unknown_objects) == (1, {"unicorn": 1})
     notes = {r["file"]: r["reason"] for r in rejections(output) if r["what"] != "file"}
     assert notes["Annotations/beyond_edge.xml"] == "box_beyond_edge"
@@ -224,7 +239,9 @@ def test_strict_stops_at_the_file_and_says_why(voc_root, make, tmp_path, stem):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("stem", ["one_of_two", "beyond_edge", "unknown_class"])
+@pytest.mark.parametrize(
+    "stem", ["one_of_two", "beyond_edge", "unknown_class", "inverted_box", "nameless"]
+)
 def test_strict_stops_at_single_boxes_too(voc_root, make, tmp_path, stem):
     voc_root.fill(3).add(stem, *TAKEN[stem][:2])
     with pytest.raises(UserError, match=rf"Annotations/{stem}\.xml: .*strict=false"):

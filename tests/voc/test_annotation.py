@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vocdist.errors import UserError
@@ -72,6 +72,9 @@ def as_xml(annotation: Annotation) -> str:
     )
 )
 def test_what_is_written_is_read_and_part_boxes_are_no_objects(annotation):
+    # Corners of 0 and 1 alone are taken for shares, see below.
+    corners = [{o.xmin, o.ymin, o.xmax, o.ymax} for o in annotation.objects]
+    assume({0, 1} not in corners)
     assert parse_text(as_xml(annotation)) == annotation
 
 
@@ -100,6 +103,15 @@ def box_with(xmin: str) -> str:
     return with_box(f"<bndbox><xmin>{xmin}</xmin>{rest}</bndbox>")
 
 
+def with_corners(xmin: str, ymin: str, xmax: str, ymax: str) -> str:
+    corners = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+    return with_box(f"<bndbox>{corners}</bndbox>")
+
+
+def one_object(name: str) -> str:
+    return with_corners("1", "2", "11", "22").replace("dog", name)
+
+
 BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]><annotation>&c;</annotation>'
 LEAK = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><annotation>&b;</annotation>'
 
@@ -114,15 +126,7 @@ LEAK = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><annotation>&b;<
         (b"<annotation><filename>\xff</filename></annotation>", "malformed_xml"),
         (BOMB, "forbidden_xml"),
         (LEAK, "forbidden_xml"),
-        ("<annotation><object><name> </name></object></annotation>", "missing_name"),
-        (with_box(""), "missing_box"),
-        (with_box("<part><bndbox/></part>"), "missing_box"),
-        (with_box("<bndbox><xmin>1</xmin></bndbox>"), "missing_box"),
-        (box_with(" "), "missing_box"),
-        (box_with("left"), "bad_box"),
-        (box_with("nan"), "bad_box"),
-        (box_with("inf"), "bad_box"),
-        (box_with("1e12"), "bad_box"),
+        ("<VOC><item/></VOC>", "not_voc_xml"),
     ],
 )
 def test_bad_files_are_named_with_their_reason(tmp_path, text, reason):
@@ -133,6 +137,81 @@ def test_bad_files_are_named_with_their_reason(tmp_path, text, reason):
     assert (caught.value.reason, caught.value.path) == (reason, path)
     assert str(path) in str(caught.value)
     assert isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<annotation><object><name> </name></object></annotation>", "missing_name"),
+        (with_box(""), "missing_box"),
+        (with_box("<part><bndbox/></part>"), "missing_box"),
+        (with_box("<bndbox><xmin>1</xmin></bndbox>"), "missing_box"),
+        (box_with(" "), "missing_box"),
+        (box_with("left"), "bad_box"),
+        (box_with("nan"), "bad_box"),
+        (box_with("inf"), "bad_box"),
+        (box_with("1e12"), "bad_box"),
+        (with_corners("0.27", "0.17", "0.73", "0.57"), "box_in_shares"),
+        (with_corners("0.0", "0.0", "1.0", "1.0"), "box_in_shares"),
+        (with_corners("0", "0", "1", "1"), "box_in_shares"),
+        (with_corners("-0.004", "0.2", "0.5", "1.002"), "box_in_shares"),
+    ],
+)
+def test_one_object_that_cannot_be_used_leaves_the_others(text, reason):
+    good = with_corners("1", "2", "11", "22").removeprefix("<annotation>")
+    annotation = parse_text(text.removesuffix("</annotation>") + good)
+    assert annotation.objects == (voc(),)
+    (bad,) = annotation.bad_objects
+    assert bad.reason == reason and bad.detail
+
+
+@pytest.mark.parametrize("corners", ["1 1 2 2", "0 0 0 0", "1 1 1 1", "0 0 1 2", "0.5 0.5 1.5 1.5"])
+def test_small_boxes_in_pixels_are_no_shares(corners):
+    assert parse_text(with_corners(*corners.split())).bad_objects == ()
+
+
+@pytest.mark.parametrize(
+    "encoding", ["gb2312", "GBK", "GB18030", "Big5", "Shift_JIS", "EUC-KR", "EUC-JP", "latin-1"]
+)
+def test_declared_encodings_are_read(encoding):
+    name = {"EUC-KR": "한국", "latin-1": "öl"}.get(encoding, "安全")
+    text = f'<?xml version="1.0" encoding="{encoding}"?>{one_object(name)}'
+    assert parse_text(text.encode(encoding)).objects[0].name == name
+
+
+def test_marks_and_wrong_declarations_of_unicode():
+    body = one_object("öl")
+    for declared, stored in [("utf-16", "utf-8"), ("gb2312", "utf-8-sig"), ("utf-8", "utf-8-sig")]:
+        text = f'<?xml version="1.0" encoding="{declared}"?>{body}'
+        assert parse_text(text.encode(stored)).objects[0].name == "öl", declared
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'<?xml version="1.0" encoding="GB2312"?><annotation>\xff</annotation>', "byte 52 (0xff)"),
+        (b'<?xml version="1.0" encoding="UTF-8"?><annotation>\xe9</annotation>', "byte 51 (0xe9)"),
+        (b"<annotation>\xe9</annotation>", "declares no encoding, which means UTF-8, but byte 13"),
+    ],
+)
+def test_bytes_of_another_encoding_are_named(tmp_path, content, words):
+    path = tmp_path / "a.xml"
+    path.write_bytes(content)
+    with pytest.raises(AnnotationError) as caught:
+        parse_annotation(path)
+    assert caught.value.reason == "malformed_xml" and words in caught.value.detail
+
+
+def test_entities_stay_refused_in_every_encoding():
+    head = '<?xml version="1.0" encoding="gb2312"?>'
+    with pytest.raises(AnnotationError) as caught:
+        parse_text((head + LEAK).encode("gb2312"))
+    assert caught.value.reason == "forbidden_xml"
+
+
+def test_a_namespace_does_not_hide_the_objects(one_dog):
+    spaced = one_dog.replace("<annotation>", '<annotation xmlns="urn:voc">')
+    assert parse_text(spaced) == parse_text(one_dog)
 
 
 def test_a_file_that_cannot_be_opened_is_an_annotation_error_too(tmp_path):

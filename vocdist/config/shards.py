@@ -18,10 +18,14 @@ class ShardsConfig:
         name: The data set's name in the manifest; the output folder's name when null.
         classes: Class names in the order of their ids; VOC's twenty when null. Objects of other
             names are counted and left out.
-        split: `seeded` (shuffle and cut) or `lists` (`ImageSets/Main/{train,val}.txt`).
+        split: `seeded` (shuffle and cut), `lists` (`ImageSets/Main/{train,val}.txt`), or `auto`:
+            lists where both are there, seeded where not and for VOC2007's and VOC2012's own.
         split_ratio: Share of the samples that go to train in a seeded split.
         split_seed: Seed of that shuffle.
-        skip_difficult: Leave out boxes flagged as difficult.
+        skip_difficult: Leave out boxes flagged as difficult, and images whose boxes all are.
+        negatives: Keep images of nothing: with an XML that holds no object, or without any.
+        exif_boxes: The picture that boxes were drawn on where a photograph is stored turned, by
+            EXIF, and its XML's size does not tell: `upright`, `stored`, or `auto`: left out.
         strict: Stop at the first file or box that cannot be used as it is, instead of leaving it
             out (or clipping the box) and reporting it.
         max_rejected: Share of the files that may be left out for a fault.
@@ -43,10 +47,12 @@ class ShardsConfig:
     output: Place
     name: str | None = None
     classes: tuple[str, ...] | None = None
-    split: Literal["seeded", "lists"] = "seeded"
+    split: Literal["auto", "lists", "seeded"] = "auto"
     split_ratio: Fraction = 0.8
     split_seed: int = 42
     skip_difficult: bool = False
+    negatives: bool = False
+    exif_boxes: Literal["auto", "upright", "stored"] = "auto"
     strict: bool = False
     max_rejected: Fraction = 0.1
     follow_links: bool = False

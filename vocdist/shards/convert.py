@@ -218,6 +218,8 @@ def source_account(samples: SplitSamples) -> dict[str, Any]:
         "left_out": samples.left_out_counts(),
         "boxes_left_out": samples.box_counts(),
         "boxes_clipped": samples.clipped,
+        "changed": samples.changed_counts(),
+        "negatives": samples.negatives,
         "unknown_objects": dict(samples.unknown_objects),
     }
 

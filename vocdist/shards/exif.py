@@ -16,7 +16,8 @@ from vocdist.voc.annotation import VocObject
 
 BoxFrame = Literal["auto", "upright", "stored"]
 ORIENTATION_TAG = 0x0112
-# What a viewer does with the stored picture, by EXIF's number; 1 is nothing.
+UPRIGHT = 1
+# What a viewer does with the stored picture, by EXIF's number, where it is not upright.
 WORDS = {
     2: "mirrored",
     3: "turned by 180 degrees",
@@ -33,14 +34,14 @@ QUARTER_TURNS = frozenset({5, 6, 7, 8})
 def orientation_of(encoded: bytes) -> int:
     """A JPEG's EXIF orientation, 1 to 8; 1, upright as it is stored, where it states none."""
     if b"Exif\0\0" not in encoded[: 1 << 20]:
-        return 1
+        return UPRIGHT
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            value = image.getexif().get(ORIENTATION_TAG, 1)
+            value = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
     # What Pillow raises at broken tags; the image itself was checked before.
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        return 1
-    return value if isinstance(value, int) and value in WORDS else 1
+        return UPRIGHT
+    return value if isinstance(value, int) and value in WORDS else UPRIGHT
 
 
 def upright_size(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -59,7 +60,7 @@ def frame_of_boxes(
         orientation: EXIF's.
         chosen: What is taken where the sizes do not tell.
     """
-    if orientation == 1:
+    if orientation == UPRIGHT:
         return "stored"
     upright = upright_size(stored, orientation)
     if 0 not in stated and upright != stored:

@@ -11,6 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vocdist.errors import UserError
+from vocdist.shards.exif import (
+    UPRIGHT,
+    WORDS,
+    BoxFrame,
+    frame_of_boxes,
+    orientation_of,
+    to_stored,
+    upright_size,
+)
 from vocdist.shards.jpeg import BadImage, checked_size
 from vocdist.shards.plan import PlannedSample, content_hash, record_bytes, sample_key
 from vocdist.shards.rejections import Rejection, shown_name
@@ -18,11 +27,12 @@ from vocdist.shards.shrink import Shrink, shrink_rows, shrunk_size
 from vocdist.voc.annotation import (
     Annotation,
     AnnotationError,
+    BadObject,
     VocObject,
     box_rows,
-    unknown_names,
+    parse_annotation,
 )
-from vocdist.voc.pairing import FilePair, eligible_annotation
+from vocdist.voc.pairing import KEEP_NEGATIVES, FilePair
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,8 @@ class Inspection:
     skip_difficult: bool
     shrink: Shrink | None = None
     decode: bool = True
+    negatives: bool = False
+    exif_boxes: BoxFrame = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,8 @@ class Inspected:
     """One pair of files: its sample, or None with a rejection that says why.
 
     `difficult` counts the boxes that `skip_difficult` left out, `unknown` those of other classes.
+    `negative`: it is of nothing, by an XML without objects or by none. `filename` is what the XML
+    calls its image.
     """
 
     stem: str
@@ -48,67 +62,144 @@ class Inspected:
     rejections: tuple[Rejection, ...]
     unknown: Counter[str]
     difficult: int
+    negative: bool = False
+    filename: str = ""
+
+
+# Of an image without an XML: it holds nothing.
+NOTHING = Annotation(filename="", width=0, height=0, objects=())
 
 
 def inspect_pairs(pairs: Sequence[FilePair], inspection: Inspection) -> list[Inspected]:
     """Inspect each pair; a unit of work for a worker process."""
-    annotations, images = inspection.root / "Annotations", inspection.root / "JPEGImages"
-    return [
-        _inspect(pair, annotations / pair.annotation_name, images / pair.image_name, inspection)
-        for pair in pairs
-    ]
+    return [_inspect(pair, inspection) for pair in pairs]
 
 
-def _inspect(pair: FilePair, xml: Path, image: Path, inspection: Inspection) -> Inspected:
+def _inspect(pair: FilePair, inspection: Inspection) -> Inspected:
+    image = inspection.root / "JPEGImages" / pair.image_name
+    image_name = shown_name(f"JPEGImages/{pair.image_name}")
     xml_name = shown_name(f"Annotations/{pair.annotation_name}")
     try:
-        annotation = eligible_annotation(xml)
+        annotation = _annotation(pair, inspection)
         encoded = _read(image)
-        size = checked_size(encoded, decode=inspection.decode)
-        _check_size(annotation, size)
+        stored = checked_size(encoded, decode=inspection.decode)
+        orientation = orientation_of(encoded)
+        _check_size(annotation, stored, orientation)
+        objects, left = _objects_of(annotation, inspection)
+        frame = _frame(annotation, stored, orientation, inspection) if objects else "stored"
     except AnnotationError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            raise _vanished(xml) from None
+            raise _vanished(error.path) from None
         return _rejected(pair, Rejection(xml_name, "file", error.reason, error.detail))
     except BadImage as bad:
-        name = shown_name(f"JPEGImages/{pair.image_name}")
-        return _rejected(pair, Rejection(name, "file", bad.reason, bad.detail))
-    known = [item for item in annotation.objects if item.name in inspection.class_ids]
-    wanted = [item for item in known if not (inspection.skip_difficult and item.difficult)]
-    objects, notes = usable_objects(wanted, size, xml_name)
-    if wanted and not objects:
+        return _rejected(pair, Rejection(image_name, "file", bad.reason, bad.detail))
+    size = upright_size(stored, orientation) if frame == "upright" else stored
+    usable, notes = usable_objects(objects, size, xml_name)
+    notes = [Rejection(xml_name, "box", b.reason, b.detail) for b in left.bad] + notes
+    if notes and not usable:
         # As an image of nothing it would teach that there is nothing.
-        detail = f"no box is left: {notes[0].detail}"
-        whole = Rejection(xml_name, "file", "no_usable_box", detail)
+        gone = next(note for note in notes if note.what == "box")
+        whole = Rejection(xml_name, "file", "no_usable_box", f"no box is left: {gone.detail}")
         return _rejected(pair, whole, *notes)
+    if left.difficult and not usable:
+        detail = "all its objects of the classes are difficult, and skip_difficult=true"
+        whole = Rejection(xml_name, "file", "only_difficult", detail)
+        return replace(_rejected(pair, whole), difficult=left.difficult)
+    if frame == "upright" and orientation != UPRIGHT and usable:
+        usable = to_stored(usable, stored, orientation)
+        detail = f"EXIF has it {WORDS[orientation]}: its boxes are turned to lie on stored pixels"
+        notes.append(Rejection(image_name, "changed_file", "exif_turned", detail))
     return Inspected(
         stem=pair.stem,
-        sample=_plan_sample(pair, encoded, size, objects, inspection),
+        sample=_plan_sample(pair, encoded, stored, usable, inspection),
         rejections=tuple(notes),
-        unknown=unknown_names(annotation.objects, inspection.class_ids),
+        unknown=left.unknown,
+        difficult=left.difficult,
+        negative=not annotation.objects,
+        filename=annotation.filename,
+    )
+
+
+def _annotation(pair: FilePair, inspection: Inspection) -> Annotation:
+    """The XML of a pair.
+
+    Raises:
+        AnnotationError: It cannot be read, or holds no object and negatives are not asked for.
+    """
+    if pair.annotation_name is None:
+        return NOTHING
+    xml = inspection.root / "Annotations" / pair.annotation_name
+    annotation = parse_annotation(xml)
+    if not (annotation.objects or annotation.bad_objects or inspection.negatives):
+        raise AnnotationError(xml, "no_objects", f"holds no <object>: {KEEP_NEGATIVES}")
+    return annotation
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """Objects that are not looked at further: faulty ones of the classes, others, difficult."""
+
+    bad: tuple[BadObject, ...]
+    unknown: Counter[str]
+    difficult: int
+
+
+def _objects_of(annotation: Annotation, inspection: Inspection) -> tuple[list[VocObject], _Left]:
+    """The objects that are wanted, and what was left of the others."""
+    ids = inspection.class_ids
+    every: list[VocObject | BadObject] = [*annotation.objects, *annotation.bad_objects]
+    # An object without a name may be of any class.
+    known = [item for item in every if item.name in ids or not item.name]
+    wanted = [item for item in known if not (inspection.skip_difficult and item.difficult)]
+    left = _Left(
+        bad=tuple(item for item in wanted if isinstance(item, BadObject)),
+        unknown=Counter(item.name for item in every if item.name and item.name not in ids),
         difficult=len(known) - len(wanted),
     )
+    return [item for item in wanted if isinstance(item, VocObject)], left
+
+
+def _frame(
+    annotation: Annotation, stored: tuple[int, int], orientation: int, inspection: Inspection
+) -> BoxFrame:
+    stated = (annotation.width, annotation.height)
+    frame = frame_of_boxes(stated, stored, orientation, inspection.exif_boxes)
+    if frame == "auto":
+        raise BadImage(
+            "exif_rotated",
+            f"EXIF orientation {orientation}: it is shown {WORDS[orientation]}, and its XML's size "
+            "does not tell which picture the boxes were drawn on: exif_boxes=upright (as it is "
+            "shown) or exif_boxes=stored decides",
+        )
+    return frame
 
 
 def usable_objects(
     objects: Sequence[VocObject], size: tuple[int, int], file: str
 ) -> tuple[list[VocObject], list[Rejection]]:
-    """Leave out boxes that make no sense and clip those that reach out of the image.
+    """Leave out boxes without area, order swapped corners, clip what reaches out of the image.
 
     A box is inside when 0 <= xmin < xmax <= width, and likewise in y: minima are 1-based in VOC
     and 0-based in what many tools export, and both are left as they stand.
 
     Args:
         objects: In the order of the XML.
-        size: (width, height) of the stored image.
+        size: (width, height) of the picture that the boxes were drawn on.
         file: Named in the rejections.
     """
     usable, notes = [], []
     for item in objects:
-        if item.xmin >= item.xmax or item.ymin >= item.ymax:
+        if item.xmin == item.xmax or item.ymin == item.ymax:
             box = _box_words(item)
             notes.append(Rejection(file, "box", "empty_box", f"{box} has no area"))
             continue
+        if item.xmin > item.xmax or item.ymin > item.ymax:
+            # A box that was dragged from another corner: which one was meant is certain.
+            ordered = _in_order(item)
+            x1, y1, x2, y2 = ordered.xmin, ordered.ymin, ordered.xmax, ordered.ymax
+            detail = f"{_box_words(item)}: corners swapped, taken as ({x1}, {y1})-({x2}, {y2})"
+            notes.append(Rejection(file, "changed_box", "corners_swapped", detail))
+            item = ordered
         if min(item.xmin, item.ymin) >= 0 and item.xmax <= size[0] and item.ymax <= size[1]:
             usable.append(item)
             continue
@@ -127,6 +218,12 @@ def usable_objects(
         notes.append(Rejection(file, "clipped_box", "box_beyond_edge", detail))
         usable.append(clipped)
     return usable, notes
+
+
+def _in_order(item: VocObject) -> VocObject:
+    xmin, xmax = sorted((item.xmin, item.xmax))
+    ymin, ymax = sorted((item.ymin, item.ymax))
+    return replace(item, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax)
 
 
 def _box_words(item: VocObject) -> str:
@@ -149,15 +246,17 @@ def _vanished(path: Path) -> UserError:
     )
 
 
-def _check_size(annotation: Annotation, size: tuple[int, int]) -> None:
+def _check_size(annotation: Annotation, stored: tuple[int, int], orientation: int) -> None:
     """An XML that states another size was drawn on another version of the picture."""
     stated = (annotation.width, annotation.height)
-    if 0 not in stated and stated != size:
-        raise BadImage(
-            "size_mismatch",
-            f"{size[0]} x {size[1]} pixels are stored, but its XML is for {stated[0]} x "
-            f"{stated[1]}: boxes would be misplaced",
-        )
+    if 0 in stated or stated in (stored, upright_size(stored, orientation)):
+        return
+    exif = f" (EXIF: {WORDS[orientation]})" if orientation != UPRIGHT else ""
+    raise BadImage(
+        "size_mismatch",
+        f"{stored[0]} x {stored[1]} pixels are stored{exif}, but its XML is for {stated[0]} x "
+        f"{stated[1]}: boxes would be misplaced",
+    )
 
 
 def _plan_sample(

@@ -24,7 +24,8 @@ def checked_size(encoded: bytes, *, decode: bool = True) -> tuple[int, int]:
 
     All the coded data is read, but only an eighth of the resolution is computed, which takes two
     thirds of the time. Damage from which a decoder could recover is damage. Without `decode` only
-    the header is read, and the end must be a JPEG's: damage in between goes unseen.
+    the header is read, and damage in between goes unseen where the end is a JPEG's; a file with
+    another end is decoded, as it may be cut, or have a telephone's film behind its picture.
 
     Raises:
         BadImage: It is empty, no JPEG, broken, cut, or too large to be meant.
@@ -37,9 +38,8 @@ def checked_size(encoded: bytes, *, decode: bool = True) -> tuple[int, int]:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
         if width * height > MAX_PIXELS:
             raise BadImage("image_too_large", f"{width} x {height} pixels")
-        if not decode:
-            if not encoded.rstrip(b"\0").endswith(b"\xff\xd9"):
-                raise BadImage("broken_image", "does not end as a JPEG does")
+        if not decode and encoded.rstrip(b"\0").endswith(b"\xff\xd9"):
+            pass
         elif colorspace in ("RGB", "YCbCr", "Gray"):
             simplejpeg.decode_jpeg(
                 encoded, "GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8
@@ -49,6 +49,8 @@ def checked_size(encoded: bytes, *, decode: bool = True) -> tuple[int, int]:
                 image.load()
     # SyntaxError: Pillow's word for broken headers.
     except (ValueError, OSError, SyntaxError) as error:
+        if "precision" in str(error):
+            raise BadImage("deep_image", f"{error}: store it with 8 bits a channel") from None
         raise BadImage("broken_image", f"does not decode: {error}") from None
     return width, height
 

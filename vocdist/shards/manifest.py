@@ -64,9 +64,11 @@ class Manifest(BaseModel):
     """Everything a reader needs to know before it opens a shard.
 
     `left_out` counts the files of the source that became no sample, by reason; `boxes_left_out`
-    the boxes of the samples that were left out, `boxes_clipped` those cut to the image, and
-    `unknown_objects` those whose class is not in `classes`. `plan_sha256` identifies source
-    content and settings, so that a second conversion can tell that its work is done.
+    the boxes that were left out, `boxes_clipped` those cut to the image, and `unknown_objects`
+    those whose class is not in `classes`. `changed` counts files and boxes that were taken
+    otherwise than the source has them, by reason, and `negatives` the samples of nothing.
+    `plan_sha256` identifies source content and settings, so that a second conversion can tell that
+    its work is done.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,14 +83,19 @@ class Manifest(BaseModel):
     left_out: dict[str, int]
     boxes_left_out: dict[str, int] = {}
     boxes_clipped: int = 0
+    changed: dict[str, int] = {}
+    negatives: int = 0
     unknown_objects: dict[str, int]
     plan_sha256: str
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Publish the folder: write `manifest.json` by temporary name, fsync and rename."""
+    # Only where there is something to state: versions that do not know these fields read the rest.
+    unused = {name for name in ("changed", "negatives") if not getattr(manifest, name)}
+    text = manifest.model_dump_json(indent=1, exclude=unused)
     with replaced_when_done(folder / MANIFEST_NAME) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def load_manifest(folder: Location) -> Manifest:

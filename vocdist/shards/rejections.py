@@ -12,22 +12,23 @@ from vocdist.files.atomic import replaced_when_done
 
 REJECTED_NAME = "rejected.jsonl"
 # Left out on purpose or as a matter of course: no sign of a broken data set.
-HARMLESS = frozenset({"hidden_file", "not_in_a_list"})
+HARMLESS = frozenset({"hidden_file", "not_in_a_list", "only_difficult", "exif_turned"})
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rejection:
-    """A file that became no sample, or a box that was left out or clipped.
+    """A file that became no sample, a box that was left out, or either taken with a change.
 
     Attributes:
         file: Path below the VOC root; bytes that are not UTF-8 are escaped.
-        what: `file`, `box`, or `clipped_box` (kept, cut to the image).
+        what: `file` or `box` (left out), `clipped_box` (kept, cut to the image), `changed_file` or
+            `changed_box` (kept, otherwise than the files have it).
         reason: A slug to count by.
         detail: The same in words.
     """
 
     file: str
-    what: Literal["file", "box", "clipped_box"]
+    what: Literal["file", "box", "clipped_box", "changed_file", "changed_box"]
     reason: str
     detail: str
 

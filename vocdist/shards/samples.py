@@ -1,21 +1,26 @@
 """From a VOC root to the samples of each split, with everything that was left out accounted for."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
 from vocdist.errors import UserError
+from vocdist.shards.division import Division, divide
 from vocdist.shards.engine import run_tasks
+from vocdist.shards.exif import BoxFrame
 from vocdist.shards.inspect import Inspected, Inspection, inspect_pairs
 from vocdist.shards.plan import PlannedSample
 from vocdist.shards.rejections import Rejection, check_share, shown_path, stop_if_strict
 from vocdist.shards.shrink import Shrink
 from vocdist.voc.classes import class_ids
-from vocdist.voc.pairing import FilePair, LeftOut, match_files
-from vocdist.voc.split import listed_split, missing_stems, seeded_split
+from vocdist.voc.encodings import printable
+from vocdist.voc.pairing import FilePair, LeftOut, composed, match_files
+from vocdist.voc.split import missing_stems
 
 # Large enough that handing over costs nothing, small enough for an even load.
 PAIRS_PER_TASK = 64
@@ -29,19 +34,26 @@ class SplitSamples:
         images: The folder that holds the image files.
         shrink: How their images are to be made smaller, if they are.
         splits: Split name -> its samples, in order.
-        rejections: Files that became no sample, boxes left out or clipped, with the reason.
+        split_kind: `lists` or `seeded`: what divided them.
+        notes: Lines for the user on names, lists and splits.
+        rejections: Files that became no sample, boxes left out, and what was taken with a change,
+            with the reason.
         unlisted: Usable samples that no split list names.
         unknown_objects: Boxes of classes outside the list, by name.
         difficult: Boxes left out because they are flagged difficult.
+        negatives: Samples of nothing, by an XML without objects or by none.
     """
 
     images: Path
     shrink: Shrink | None
     splits: Mapping[str, Sequence[PlannedSample]]
+    split_kind: Literal["lists", "seeded"]
+    notes: Sequence[str]
     rejections: Sequence[Rejection]
     unlisted: int
     unknown_objects: Mapping[str, int]
     difficult: int
+    negatives: int
 
     def left_out_counts(self) -> dict[str, int]:
         """Reason -> number of files."""
@@ -55,6 +67,12 @@ class SplitSamples:
         counts["difficult"] += self.difficult
         return {reason: count for reason, count in sorted(counts.items()) if count}
 
+    def changed_counts(self) -> dict[str, int]:
+        """Reason -> number of files or boxes that were taken otherwise than the files have them."""
+        changed = ("changed_file", "changed_box")
+        counts = Counter(item.reason for item in self.rejections if item.what in changed)
+        return dict(sorted(counts.items()))
+
     @property
     def clipped(self) -> int:
         """Number of boxes that were cut to their image."""
@@ -65,13 +83,15 @@ def samples_of(
     root: Path,
     classes: Sequence[str],
     *,
-    split_lists: bool,
+    split_lists: bool | None,
     split_ratio: float,
     split_seed: int,
     skip_difficult: bool,
     shrink: Shrink | None = None,
     follow_links: bool = False,
     decode: bool = True,
+    negatives: bool = False,
+    exif_boxes: BoxFrame = "auto",
     strict: bool = False,
     max_rejected: float = 0.1,
     workers: int = 1,
@@ -79,38 +99,51 @@ def samples_of(
 ) -> SplitSamples:
     """Pair, read, check and split a VOC root; every annotation and image is looked at.
 
-    The settings are those of `ShardsConfig`; the result does not depend on `workers`.
+    The settings are those of `ShardsConfig`; the result does not depend on `workers`. With
+    `split_lists` the tree's lists divide the samples, without it a shuffle does; None: `auto`.
 
     Raises:
         UserError: Too little is usable, or, if `strict`, the first thing that is wrong.
     """
-    inspection = Inspection(root, class_ids(classes), skip_difficult, shrink, decode)
-    pairs, left_out = match_files(root, follow_links=follow_links)
+    inspection = Inspection(
+        root, class_ids(classes), skip_difficult, shrink, decode, negatives, exif_boxes
+    )
+    matched = match_files(root, follow_links=follow_links, negatives=negatives)
     collected = _Collected(strict)
-    collected.reject(_of_files(left_out, root))
-    for found in _inspect_all(pairs, inspection, workers, engine):
+    collected.reject(_of_files(matched.left_out, root))
+    for found in _inspect_all(matched.pairs, inspection, workers, engine):
         collected.add(found)
     planned = collected.planned
     _check_classes(collected)
-    if split_lists:
-        stems = listed_split(root)
-        collected.reject(_listed_in_vain(stems, planned, collected.refused))
-    else:
-        stems = seeded_split(list(planned), split_ratio, split_seed)
+    bare = {composed(item.path.stem) for item in matched.left_out if item.reason == "no_annotation"}
+    division = divide(
+        root,
+        list(planned),
+        collected.refused | bare,
+        follow_lists=split_lists,
+        ratio=split_ratio,
+        seed=split_seed,
+    )
+    if division.kind == "lists":
+        collected.reject(_listed_in_vain(division, planned, collected.refused, bare))
     splits = {
-        split: [planned[stem] for stem in members if stem in planned]
-        for split, members in stems.items()
+        name: [planned[stem] for stem in members if stem in planned]
+        for name, members in division.stems.items()
     }
     used = sum(len(members) for members in splits.values())
     check_share(collected.rejections, used, max_rejected)
+    kept = {stem for members in division.stems.values() for stem in members}
     return SplitSamples(
         images=root / "JPEGImages",
         shrink=shrink,
         splits=splits,
+        split_kind=division.kind,
+        notes=(*matched.notes, *_misnamed(collected), *division.notes),
         rejections=collected.rejections,
         unlisted=len(planned) - used,
         unknown_objects=dict(sorted(collected.unknown.items())),
         difficult=collected.difficult,
+        negatives=len(collected.negatives & kept),
     )
 
 
@@ -123,6 +156,8 @@ class _Collected:
         self.rejections: list[Rejection] = []
         self.unknown: Counter[str] = Counter()
         self.difficult = 0
+        self.negatives: set[str] = set()
+        self.filenames: dict[str, str] = {}
         self._strict = strict
         self._stem_of_key: dict[str, str] = {}
 
@@ -130,6 +165,7 @@ class _Collected:
         """Take a result in; one whose key is taken is refused."""
         self.reject(found.rejections)
         if found.sample is None:
+            self.difficult += found.difficult
             self.refused.add(found.stem)
             return
         owner = self._stem_of_key.setdefault(found.sample.key, found.stem)
@@ -148,6 +184,9 @@ class _Collected:
         self.planned[found.stem] = found.sample
         self.unknown += found.unknown
         self.difficult += found.difficult
+        self.filenames[found.stem] = found.filename
+        if found.negative:
+            self.negatives.add(found.stem)
 
     def reject(self, rejections: Iterable[Rejection]) -> None:
         """Note what was left out; if strict, stop at the first."""
@@ -160,13 +199,33 @@ class _Collected:
 def _check_classes(collected: _Collected) -> None:
     """Stop where no object at all is of the classes: every image would be one of nothing."""
     known = any(sample.record.find(b'"boxes":[]') < 0 for sample in collected.planned.values())
-    if known or not collected.unknown:
+    if known or not (collected.unknown or collected.negatives):
         return
+    if not collected.unknown:
+        raise UserError("no image has a box, with or without negatives: nothing is to be learned")
     found = ", ".join(f"{name} ({count:,})" for name, count in collected.unknown.most_common(20))
     raise UserError(
         f"no object is of the given classes; the data set has {found}: pass them, as "
         f"classes=[{','.join(sorted(collected.unknown)[:20])}]"
     )
+
+
+def _misnamed(collected: _Collected) -> list[str]:
+    """A line that counts the XMLs whose `<filename>` is another image that is there."""
+    images = {composed(sample.image_name) for sample in collected.planned.values()}
+    said = {stem: re.split(r"[\\/]", name)[-1] for stem, name in collected.filenames.items()}
+    wrong = [
+        stem
+        for stem, name in said.items()
+        if composed(name) in images
+        and composed(name) != composed(collected.planned[stem].image_name)
+    ]
+    if not wrong:
+        return []
+    return [
+        f"{len(wrong):,} annotations name another image that is there in <filename>, as "
+        f"{printable(wrong[0])}.xml ({printable(said[wrong[0]])}): the XML's own name decides"
+    ]
 
 
 def _of_files(left_out: Sequence[LeftOut], root: Path) -> Iterator[Rejection]:
@@ -190,16 +249,18 @@ def _inspect_all(
 
 
 def _listed_in_vain(
-    stems: Mapping[str, Sequence[str]], planned: Mapping[str, object], refused: set[str]
+    division: Division, planned: Mapping[str, object], refused: set[str], bare: set[str]
 ) -> list[Rejection]:
     """Stems that a list names and no file has; those refused for a fault are reported already."""
+    there = {**planned, **dict.fromkeys(refused)}
     return [
         Rejection(
             f"ImageSets/Main/{split}.txt",
             "file",
             "listed_in_vain",
-            f"lists {stem}, which has no image with an annotation",
+            f"lists {printable(stem)}, which has no image with an annotation"
+            + (": negatives=true keeps it" if stem in bare else ""),
         )
-        for split, names in missing_stems(stems, {**planned, **dict.fromkeys(refused)}).items()
+        for split, names in missing_stems(division.stems, there).items()
         for stem in names
     ]

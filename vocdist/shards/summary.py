@@ -1,5 +1,7 @@
 """The closing words of a conversion: what was written, and what was left out and why."""
 
+from collections.abc import Iterable
+
 from rich.console import Console
 
 from vocdist.remote.location import Location
@@ -7,8 +9,16 @@ from vocdist.shards.manifest import Manifest
 from vocdist.voc.counts import SplitCounts, class_count_table
 
 
-def print_summary(console: Console, manifest: Manifest, folder: Location) -> None:
-    """Print the class counts per split, the shards, and everything that is not in them."""
+def print_summary(
+    console: Console, manifest: Manifest, folder: Location, notes: Iterable[str] = ()
+) -> None:
+    """Print the class counts per split, the shards, and everything that is not in them.
+
+    `notes` are lines on what was made of names, lists and splits; they come first.
+    """
+    for note in notes:
+        # A line each, for who searches a log; names are no markup.
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print(
         class_count_table(
             {
@@ -23,10 +33,14 @@ def print_summary(console: Console, manifest: Manifest, folder: Location) -> Non
             f"{name}: {split.samples:,} images, {split.objects:,} boxes in "
             f"{len(split.shards)} shards, {size:,.1f} MB"
         )
+    if manifest.negatives:
+        console.print(f"images of nothing (negatives): {manifest.negatives:,}")
     _print_counts(console, "left out (files)", manifest.left_out)
     _print_counts(console, "left out (boxes)", manifest.boxes_left_out)
     if manifest.boxes_clipped:
         console.print(f"boxes cut to their image: {manifest.boxes_clipped:,}")
+    if manifest.changed:
+        _print_counts(console, "taken with a change, see rejected.jsonl", manifest.changed)
     _print_counts(console, "objects of unknown classes", manifest.unknown_objects)
     console.print(f"[bold]{folder}/manifest.json[/bold] is written: the shards are complete.")
 

@@ -1,7 +1,8 @@
 """VOC annotation XML -> typed objects -> box rows and label vectors.
 
 Boxes here are in VOC's own frame: pixels as the XML has them, minima 1-based in the original data
-sets; whether of the stored picture or of the upright one is for `vocdist.shards.exif`. N: objects of one image. C: classes.
+sets; whether of the stored picture or of the upright one is for `vocdist.shards.exif` to say.
+N: objects of one image. C: classes.
 """
 
 from collections import Counter

@@ -100,9 +100,7 @@ def pair_samples(root: Path) -> Pairing:
     return Pairing(tuple(samples), tuple(sorted(left_out, key=lambda item: item.path)))
 
 
-def match_files(
-    root: Path, *, follow_links: bool = True, negatives: bool = False
-) -> Matched:
+def match_files(root: Path, *, follow_links: bool = True, negatives: bool = False) -> Matched:
     """Pair the files of a VOC root by their names.
 
     Stems are compared in Unicode's composed form. An XML that has no image of its stem is paired
@@ -190,9 +188,9 @@ def _images_by_other_names(
     )
     image_of: dict[str, str] = {}
     notes = []
-    for found, words in kinds:
-        claims = Counter([*image_of.values(), *found.values()])
-        sure = {stem: image for stem, image in found.items() if claims[image] == 1}
+    for candidates, words in kinds:
+        claims = Counter([*image_of.values(), *candidates.values()])
+        sure = {stem: image for stem, image in candidates.items() if claims[image] == 1}
         if sure:
             first = next(iter(sure))
             notes.append(
