@@ -1,4 +1,5 @@
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocdist.errors import UserError
-from vocdist.voc.pairing import pair_samples
+from vocdist.voc.pairing import match_files, pair_samples
 
 JPEG = b"\xff\xd8\xff\xd9"
 NO_OBJECTS = "<annotation><filename>a.jpg</filename></annotation>"
@@ -84,6 +85,69 @@ def test_objects_of_unknown_classes_still_make_a_sample_eligible(tmp_path, make_
 def test_a_folder_that_is_no_root_is_refused(tmp_path):
     with pytest.raises(UserError, match="Annotations is missing"):
         pair_samples(tmp_path)
+
+
+def pairs_of(root, **settings) -> dict[str, tuple[str | None, str]]:
+    matched = match_files(root, **settings)
+    return {pair.stem: (pair.annotation_name, pair.image_name) for pair in matched.pairs}
+
+
+@pytest.mark.parametrize(
+    ("xml", "image", "stem", "words"),
+    [
+        ("000.jpg.xml", "000.jpg", "000", "whole name"),
+        ("a.b.JPEG.xml", "a.b.jpeg", "a.b", "whole name"),
+        ("000.png.xml", "000.jpg", "000", "whole name"),
+        ("img_1.xml", "IMG_1.JPG", "IMG_1", "case of letters"),
+    ],
+)
+def test_an_annotation_of_another_name_is_paired_where_it_is_certain(
+    tmp_path, make_root, one_dog, xml, image, stem, words
+):
+    root = make_root(tmp_path, ("plain",))
+    (root / "Annotations" / xml).write_text(one_dog)
+    (root / "JPEGImages" / image).write_bytes(JPEG)
+    matched = match_files(root)
+    assert pairs_of(root) == {"plain": ("plain.xml", "plain.jpg"), stem: (xml, image)}
+    assert matched.left_out == []
+    (note,) = matched.notes
+    assert note.startswith("1 annotations") and words in note and xml in note
+
+
+def test_an_image_keeps_its_own_annotation(tmp_path, make_root, one_dog):
+    root = make_root(tmp_path, ("000.jpg", "000", "A"))  # images 000.jpg.jpg, 000.jpg, A.jpg
+    (root / "Annotations/a.xml").write_text(one_dog)
+    assert pairs_of(root)["000.jpg"] == ("000.jpg.xml", "000.jpg.jpg")
+    assert left_out_names(pair_samples(root)) == {"a.xml": "no_image"}
+    assert match_files(root).notes == ()
+
+
+def test_one_name_in_two_unicode_forms_is_one_name(tmp_path, make_root, one_dog):
+    root = make_root(tmp_path, ())
+    there, here = (unicodedata.normalize(form, "Süd é") for form in ("NFC", "NFD"))
+    (root / "Annotations" / f"{here}.xml").write_text(one_dog)
+    (root / "JPEGImages" / f"{there}.jpg").write_bytes(JPEG)
+    assert pairs_of(root) == {there: (f"{here}.xml", f"{there}.jpg")}
+    (root / "JPEGImages" / f"{here}.jpg").write_bytes(JPEG)
+    (item,) = match_files(root).left_out
+    assert item.reason == "duplicate_image" and "look equal" in item.detail
+
+
+def test_the_image_that_filename_names_is_said_and_is_no_image_of_nothing(
+    tmp_path, make_root, one_dog
+):
+    root = make_root(tmp_path, ("plain", "empty"))
+    (root / "Annotations/empty.xml").unlink()
+    for said, name in [("folder\\upload_1.png", "task-1"), ("gone.jpg", "task-2")]:
+        (root / "Annotations" / f"{name}.xml").write_text(one_dog.replace("a.jpg", said))
+    (root / "JPEGImages/upload_1.jpg").write_bytes(JPEG)
+    details = {item.path.name: item.detail for item in match_files(root).left_out}
+    assert "its <filename> names upload_1.jpg" in details["task-1.xml"]
+    assert "make_voc.py" in details["task-1.xml"] and "<filename>" not in details["task-2.xml"]
+    assert "task-1.xml names it" in details["upload_1.jpg"]
+    assert "negatives=true" in details["empty.jpg"] and "negatives" not in details["upload_1.jpg"]
+    pairs = pairs_of(root, negatives=True)
+    assert pairs == {"empty": (None, "empty.jpg"), "plain": ("plain.xml", "plain.jpg")}
 
 
 FILES = st.sets(

@@ -103,6 +103,46 @@ def test_a_network_that_swallows_packets_does_not_hang(cache, monkeypatch):
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"https://www.kaggle.com/datasets/{SLUG}",
+        f"http://kaggle.com/datasets/{SLUG}/",
+        f"www.kaggle.com/datasets/{SLUG}/data",
+        f"https://www.kaggle.com/datasets/{SLUG}/versions/9?select=VOC2012_test",
+        f"https://www.kaggle.com/datasets/{SLUG}?select=VOC2012_test#more",
+    ],
+)
+def test_the_address_of_a_kaggle_page_is_taken_for_its_name(cache, make_root, address):
+    older, newest = (add_version(cache, make_root, version) for version in (9, 10))
+    assert resolve_source(address) == (older if "versions" in address else newest)
+
+
+def test_a_handle_without_its_prefix_is_asked_for(tmp_path, monkeypatch, make_root):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"did you mean source=kaggle:{SLUG}"):
+        resolve_source(SLUG)
+    # A folder of that name is a folder.
+    assert resolve_source(str(make_root(tmp_path / SLUG)))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://universe.roboflow.com/someone/helmets/dataset/2",
+        "https://huggingface.co/datasets/someone/helmets",
+        "github.com/someone/helmets",
+        "https://www.kaggle.com/code/someone/notebook",
+        "https://example.org/VOCtrainval.tar",
+        "https://example.org/helmets.zip?download=1",
+        "s3://bucket/helmets.tar.gz",
+    ],
+)
+def test_pages_and_archives_are_answered_without_a_request(address):
+    with pytest.raises(UserError, match="unpack it and pass the folder"):
+        resolve_source(address)
+
+
 @contextmanager
 def kaggle_on_loopback(archive: bytes | None) -> Iterator[int]:
     """Speak the two calls that kagglehub makes for a data set; without an archive, say 404."""

@@ -1,5 +1,7 @@
 import os
+import random
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,13 @@ from hypothesis import strategies as st
 
 from vocdist.errors import UserError
 from vocdist.voc.split import (
+    find_lists,
     listed_split,
     missing_stems,
     read_image_set,
+    resolve_lists,
     seeded_split,
+    torn_pictures,
     write_image_sets,
 )
 
@@ -111,6 +116,96 @@ def test_what_is_written_reads_back_or_is_refused(stems):
             assert list(Path(folder).iterdir()) == []
         else:
             assert listed_split(Path(folder)) == split
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_lists_are_read_by_their_mark(tmp_path, encoding):
+    path = write(tmp_path / "train.txt", "Süd 1\r\n東京\rb\n".encode(encoding))
+    assert read_image_set(path) == ["Süd", "東京", "b"]
+
+
+@pytest.mark.parametrize("content", ["a\nb\n".encode("utf-16-le"), b"a\0b", b"\xff\xfea\0b"])
+def test_a_list_that_is_no_text_is_refused_without_its_bytes(tmp_path, content):
+    path = write(tmp_path / "train.txt", content)
+    with pytest.raises(UserError, match="save it as UTF-8") as caught:
+        read_image_set(path)
+    assert str(caught.value).isprintable() and str(path) in str(caught.value)
+
+
+def test_control_characters_of_a_list_do_not_reach_the_terminal(tmp_path):
+    for name in ("train", "val"):
+        write(tmp_path / f"ImageSets/Main/{name}.txt", "a\x1b[31m\n")
+    with pytest.raises(UserError, match=r"lists a\\x1b\[31m in both") as caught:
+        listed_split(tmp_path)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["val.txt", "VAL.TXT", "Valid.txt", "validation.txt"])
+def test_lists_are_found_by_any_of_their_names(tmp_path, name):
+    write(tmp_path / "ImageSets/Main/Train.txt", "a\n")
+    write(tmp_path / "ImageSets/Main" / name, "b\n")
+    write(tmp_path / "ImageSets/Main/dog_train.txt", "c 1\n")
+    assert listed_split(tmp_path) == {"train": ["a"], "val": ["b"]}
+
+
+def test_of_several_lists_vocs_own_name_counts(tmp_path):
+    main = tmp_path / "ImageSets/Main"
+    for name in ("valid", "Validation"):
+        write(main / f"{name}.txt", f"{name}\n")
+    with pytest.raises(UserError, match=r"several lists of val, Validation\.txt and valid\.txt"):
+        find_lists(tmp_path)
+    write(main / "val.txt", "own\n")
+    assert find_lists(tmp_path) == {"val": main / "val.txt"}
+
+
+@pytest.mark.parametrize(
+    ("line", "stem"),
+    [
+        ("000", "000"),
+        ("000.jpg", "000"),
+        ("JPEGImages/000.JPG", "000"),
+        ("./images/000", "000"),
+        ("C:\\data\\000.png", "000"),
+        ("/somewhere/Annotations/000.xml", "000"),
+        ('"000.jpg"', "000"),
+        ("x.jpg", "x.jpg"),  # a stem that ends so wins
+        ("site0/111", "site0_111"),
+        ("data/site0/111.jpg", "site0_111"),
+        ("a.b.c", "a.b.c"),
+        ("my photo.jpeg", "my photo"),
+        (unicodedata.normalize("NFD", "Süd.jpg"), "Süd"),
+        ("ghost.jpg", "ghost.jpg"),
+    ],
+)
+def test_lines_that_are_files_or_paths_are_understood(tmp_path, line, stem):
+    stems = ("000", "x.jpg", "x", "site0_111", "111", "a.b.c", "a.b", "my photo", "Süd")
+    found = resolve_lists(tmp_path, {"train": [line], "val": ["#note", "x"]}, stems)
+    assert found.split == {"train": [stem], "val": ["x"]}
+    assert len(found.notes) == (line not in (stem, "ghost.jpg"))
+
+
+def test_lines_that_may_mean_one_image_are_refused(tmp_path):
+    with pytest.raises(UserError, match="site0/000, site1/000.*one image .* 000: list stems"):
+        resolve_lists(tmp_path, {"train": ["site0/000"], "val": ["site1/000"]}, ["000"])
+
+
+def test_copies_of_one_picture_are_in_one_split():
+    copies = [f"p{i}_jpg.rf.{h}" for i in range(6) for h in ("a1f3", "b27c", "c9d0")]
+    split = seeded_split(copies, 0.8, 42)
+    assert [len(split[name]) for name in ("train", "val")] == [12, 6]
+    assert torn_pictures(split) == []
+    assert torn_pictures({"train": copies[:4], "val": copies[4:]}) == [copies[3]]
+    # However large a picture is, train gets one where there are two.
+    assert len(seeded_split(copies[:3] + ["a"], 0.5, 0)["train"]) in (1, 3)
+
+
+@given(st.sets(STEMS.filter(lambda stem: ".rf." not in stem)), st.integers(0, 99))
+def test_names_without_a_hash_are_split_as_they_always_were(stems, seed):
+    shuffled = sorted(stems)
+    random.Random(seed).shuffle(shuffled)
+    cut = int(len(shuffled) * 0.8)
+    expected = {"train": shuffled[:cut], "val": shuffled[cut:]}
+    assert seeded_split(list(stems), 0.8, seed) == expected
 
 
 def test_names_that_are_not_utf8_pass_through(tmp_path):

@@ -150,7 +150,7 @@ def match_files(root: Path, *, follow_links: bool = True, negatives: bool = Fals
             continue
         lacking = _lacking(f"no {stem}.xml in Annotations", hidden)
         lacking += f", but {named[stem]} names it in <filename>" if stem in named else ""
-        lacking += "" if negatives else f": {KEEP_NEGATIVES}"
+        lacking += "" if negatives or hidden or stem in named else f": {KEEP_NEGATIVES}"
         paths = [root / "JPEGImages" / name for name in images[stem]]
         left_out += [LeftOut(path, "no_annotation", lacking) for path in paths]
     return Matched(sorted(pairs, key=lambda pair: pair.stem), left_out, notes)

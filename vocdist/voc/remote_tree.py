@@ -16,6 +16,7 @@ from vocdist.files.lock import InUse, locked
 from vocdist.remote.cache import folder_in_use
 from vocdist.remote.location import open_filesystem, parse_location
 from vocdist.remote.transfer import NotThereError, retried
+from vocdist.voc.split import list_part
 
 FETCHES = 16
 NOTES_NAME = "fetched.jsonl"
@@ -106,7 +107,7 @@ def _is_read(parts: tuple[str, ...]) -> bool:
     if len(parts) < 2:
         return False
     return parts[-2] in ("Annotations", "JPEGImages") or (
-        parts[-3:-1] == ("ImageSets", "Main") and parts[-1] in ("train.txt", "val.txt")
+        parts[-3:-1] == ("ImageSets", "Main") and list_part(parts[-1]) is not None
     )
 
 

@@ -14,25 +14,48 @@ from vocdist.voc.remote_tree import copy_voc_tree
 KAGGLE_PREFIX = "kaggle:"
 KAGGLE_HANDLE = re.compile(r"(?P<slug>[\w-]+/[\w-]+)(/versions/(?P<version>[1-9]\d*))?")
 REACH_TIMEOUT_S = 5.0
+# The address of a data set's page, as a browser shows it, with whatever stands behind the name.
+KAGGLE_PAGE = re.compile(
+    r"(https?://)?(www\.)?kaggle\.com/datasets/(?P<slug>[\w-]+/[\w-]+)"
+    r"(/versions/(?P<version>[1-9]\d*))?(?P<rest>[/?#].*)?"
+)
+# Sites whose pages show a data set and do not hold its files as folders.
+PAGES = re.compile(
+    r"(https?://)?([\w-]+\.)*(kaggle\.com|roboflow\.com|huggingface\.co|github\.com|gitlab\.com|"
+    r"drive\.google\.com|dropbox\.com|zenodo\.org)/\S+"
+)
+ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|7z|rar|tar\.\w+)([?#].*)?$", re.IGNORECASE)
 
 
 def resolve_source(source: str, copies: Path | None = None) -> Path:
     """Find the VOC root that `source` names, downloading it if it must be.
 
     Args:
-        source: A folder, its URL, `kaggle:owner/name`, or `kaggle:owner/name/versions/3`. Without
-            a version, the newest complete one in kagglehub's cache is taken, without asking the
-            network, so that a data set does not change between two runs.
+        source: A folder, its URL, `kaggle:owner/name`, or `kaggle:owner/name/versions/3`; the
+            address of a Kaggle data set's page is taken for its name. Without a version, the newest
+            complete one in kagglehub's cache is taken, without asking the network, so that a data
+            set does not change between two runs.
         copies: The folder below which what is behind a URL is copied; None: the cache.
 
     Raises:
         UserError: There is no such data set, or it can be had neither from the cache nor from
             the network.
     """
+    page = KAGGLE_PAGE.fullmatch(source)
+    if page is not None:
+        version = f"/versions/{page['version']}" if page["version"] else ""
+        source = f"{KAGGLE_PREFIX}{page['slug']}{version}"
+    _refuse_pages(source)
     if is_url(source):
         return find_voc_root(copy_voc_tree(source, copies or default_cache()))
     if not source.startswith(KAGGLE_PREFIX):
-        return find_voc_root(Path(source).expanduser())
+        folder = Path(source).expanduser()
+        if KAGGLE_HANDLE.fullmatch(source) and not folder.exists():
+            raise UserError(
+                f"{source} is not a folder: check the path, or did you mean "
+                f"source={KAGGLE_PREFIX}{source}?"
+            )
+        return find_voc_root(folder)
     handle = KAGGLE_HANDLE.fullmatch(source.removeprefix(KAGGLE_PREFIX))
     if handle is None:
         raise UserError(
@@ -41,6 +64,23 @@ def resolve_source(source: str, copies: Path | None = None) -> Path:
         )
     version = int(handle["version"]) if handle["version"] else None
     return find_voc_root(_kaggle_folder(handle["slug"], version))
+
+
+def _refuse_pages(source: str) -> None:
+    """Answer what is no tree of files without a request to the network.
+
+    Raises:
+        UserError: It is the page of a data set elsewhere, or an archive behind a URL.
+    """
+    archive = is_url(source) and ARCHIVE.search(source)
+    page = PAGES.fullmatch(source) and not Path(source).exists()
+    if not archive and not page:
+        return
+    what = "an archive" if archive else "a page, not a folder of files"
+    raise UserError(
+        f"{source} is {what}: download the data set, unpack it and pass the folder: "
+        "source=/path/to/VOC2012 (of an export that is no VOC tree, scripts/make_voc.py makes one)"
+    )
 
 
 def _kaggle_folder(slug: str, version: int | None) -> Path:
