@@ -39,6 +39,12 @@ def rotated(orientation: int = 6) -> bytes:
     return jpeg(64, 48, exif=exif)
 
 
+def deep() -> bytes:
+    """A JPEG that claims 12 bits a channel, as some X-ray stations write."""
+    at = PHOTO.index(b"\xff\xc0") + 4
+    return PHOTO[:at] + b"\x0c" + PHOTO[at + 1 :]
+
+
 def huge() -> bytes:
     """A JPEG that claims 65,500 x 65,500 pixels."""
     at = PHOTO.index(b"\xff\xc0") + 5
@@ -53,6 +59,7 @@ REJECTED = {
     "header_only": (GOOD_XML, PHOTO[:20], "broken_image"),
     "soi_only": (GOOD_XML, b"\xff\xd8", "broken_image"),
     "damaged_jpeg": (GOOD_XML, damaged(), "broken_image"),
+    "twelve_bits": (GOOD_XML, deep(), "deep_image"),
     "huge_claim": (GOOD_XML, huge(), "image_too_large"),
     "png_inside": (GOOD_XML, picture("PNG"), "not_jpeg_inside"),
     "gif_inside": (GOOD_XML, picture("GIF"), "not_jpeg_inside"),
@@ -87,7 +94,7 @@ REJECTED = {
 }
 # Reported for the image's file; all else for the annotation's.
 OF_THE_IMAGE = {"empty_image", "broken_image", "image_too_large", "not_jpeg_inside"}
-OF_THE_IMAGE |= {"exif_rotated", "size_mismatch", "duplicate_key", "no_annotation"}
+OF_THE_IMAGE |= {"deep_image", "exif_rotated", "size_mismatch", "duplicate_key", "no_annotation"}
 # stem: (annotation, image, boxes as they must be stored)
 TAKEN = {
     "plain": (GOOD_XML, PHOTO, [[11, 3, 4, 27, 36]]),
@@ -313,7 +320,21 @@ def test_without_decoding_only_damage_inside_goes_unseen(hostile_root, make, tmp
     fast = make(hostile_root, tmp_path / "fast", max_rejected=1.0, decode=False)
     seen = {stem for stem, case in REJECTED.items() if case[2] == "broken_image"}
     assert whole.left_out["broken_image"] == len(seen)
-    assert fast.left_out == whole.left_out | {"broken_image": len(seen - {"damaged_jpeg"})}
+    expected = whole.left_out | {"broken_image": len(seen - {"damaged_jpeg"})}
+    del expected["deep_image"]
+    assert fast.left_out == expected
+
+
+def test_a_film_behind_the_picture_is_no_damage(voc_root, make, tmp_path, hashes):
+    film = b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 8
+    for number in range(4):
+        voc_root.add(f"motion{number}", GOOD_XML, jpeg(64, 48, number) + film)
+    voc_root.add("cut", GOOD_XML, PHOTO[: len(PHOTO) // 2])
+    voc_root.add("cut_with_film", GOOD_XML, PHOTO[: len(PHOTO) // 2] + film)
+    for decode in (True, False):
+        manifest = make(voc_root.path, tmp_path / str(decode), decode=decode, max_rejected=0.5)
+        assert manifest.left_out == {"broken_image": 2}
+    assert hashes(tmp_path / "True") == hashes(tmp_path / "False")
 
 
 def test_grey_and_cmyk_are_the_colours_that_pillow_sees():

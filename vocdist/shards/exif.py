@@ -6,6 +6,7 @@ drawn on the upright picture are turned into the stored one.
 
 import io
 import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -36,7 +37,9 @@ def orientation_of(encoded: bytes) -> int:
     if b"Exif\0\0" not in encoded[: 1 << 20]:
         return UPRIGHT
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(encoded)) as image:
+            # Pillow warns of tags that are cut.
+            warnings.simplefilter("ignore")
             value = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
     # What Pillow raises at broken tags; the image itself was checked before.
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
