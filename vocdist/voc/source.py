@@ -43,8 +43,8 @@ def resolve_source(source: str, copies: Path | None = None) -> Path:
     """
     page = KAGGLE_PAGE.fullmatch(source)
     if page is not None:
-        version = f"/versions/{page['version']}" if page["version"] else ""
-        source = f"{KAGGLE_PREFIX}{page['slug']}{version}"
+        named = f"/versions/{page['version']}" if page["version"] else ""
+        source = f"{KAGGLE_PREFIX}{page['slug']}{named}"
     _refuse_pages(source)
     if is_url(source):
         return find_voc_root(copy_voc_tree(source, copies or default_cache()))
