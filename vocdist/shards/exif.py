@@ -37,10 +37,11 @@ def orientation_of(encoded: bytes) -> int:
     if b"Exif\0\0" not in encoded[: 1 << 20]:
         return UPRIGHT
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(encoded)) as image:
-            # Pillow warns of tags that are cut.
+        with warnings.catch_warnings():
+            # Pillow warns of tags that are cut, on opening too.
             warnings.simplefilter("ignore")
-            value = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
+            with Image.open(io.BytesIO(encoded)) as image:
+                value = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
     # What Pillow raises at broken tags; the image itself was checked before.
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         return UPRIGHT
