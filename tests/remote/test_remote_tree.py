@@ -31,6 +31,7 @@ def tree(demo_root: Path, tmp_path: Path) -> Path:
     (root / "SegmentationClass" / "big.png").write_bytes(b"x")
     (root / "ImageSets" / "Main").mkdir(parents=True)
     (root / "ImageSets" / "Main" / "train.txt").write_text("demo_000001\n")
+    (root / "ImageSets" / "Main" / "Valid.txt").write_text("demo_000002\n")
     (root / "ImageSets" / "Main" / "aeroplane_train.txt").write_text("demo_000001 1\n")
     return root
 

@@ -9,9 +9,10 @@ from collections import Counter
 import pytest
 from PIL import Image
 from rich.console import Console
+from voc_on_disk import jpeg
 
 from vocdist.errors import UserError
-from vocdist.shards.manifest import Manifest, load_manifest, manifest_hash, save_manifest
+from vocdist.shards.manifest import Manifest, SplitRule, load_manifest, manifest_hash, save_manifest
 from vocdist.shards.summary import print_summary
 from vocdist.shards.verify import verify_shards
 
@@ -120,6 +121,15 @@ def test_without_a_manifest_the_message_says_how_to_make_shards(tmp_path):
         load_manifest(tmp_path)
 
 
+def test_fields_of_what_is_rare_are_stored_where_there_is_something(small_shards, tmp_path):
+    stored = json.loads((small_shards / "manifest.json").read_text())
+    assert not {"changed", "negatives"} & stored.keys()
+    update = {"changed": {"exif_turned": 1}, "negatives": 2}
+    manifest = load_manifest(small_shards).model_copy(update=update)
+    save_manifest(manifest, tmp_path)
+    assert load_manifest(tmp_path) == manifest
+
+
 def test_the_summary_says_all_there_is_to_know(small_shards):
     manifest: Manifest = load_manifest(small_shards).model_copy(
         update={
@@ -127,10 +137,14 @@ def test_the_summary_says_all_there_is_to_know(small_shards):
             "boxes_left_out": {"empty_box": 2},
             "boxes_clipped": 7,
             "unknown_objects": {"[unicorn]": 4},
+            "changed": {"corners_swapped": 5},
+            "negatives": 6,
         }
     )
     out = io.StringIO()
-    print_summary(Console(file=out, width=80), manifest, small_shards)
+    note = f"a note on [names] that is longer than a terminal is wide: {'x' * 60}"
+    print_summary(Console(file=out, width=80), manifest, small_shards, [note])
+    assert out.getvalue().startswith(f"{note}\n")
     text = out.getvalue()
     for words in (
         "train: 18 images",
@@ -138,6 +152,8 @@ def test_the_summary_says_all_there_is_to_know(small_shards):
         "left out (files): no_image 1,200, broken_image 3",
         "left out (boxes): empty_box 2",
         "boxes cut to their image: 7",
+        "rejected.jsonl: corners_swapped 5",
+        "images of nothing (negatives): 6",
         "objects of unknown classes: [unicorn] 4",
         "manifest.json is written",
     ):
@@ -162,3 +178,25 @@ def test_the_command_prints_the_table_and_reads_its_config(small_root, tmp_path,
         with Image.open(tmp_path / "out" / name) as picture:
             assert min(picture.size) > 600
     assert verify_shards(tmp_path / "out", fast=True) == []
+
+
+def test_the_command_follows_the_trees_own_lists_by_default(voc_root, tmp_path):
+    voc_root.fill(5)
+    main = voc_root.path / "ImageSets/Main"
+    main.mkdir(parents=True)
+    (main / "Train.txt").write_text("2007_000003.jpg\n2007_000001.jpg\n")
+    (main / "valid.txt").write_text("2007_000000\n")
+    voc_root.add("bare", None, jpeg(64, 48))
+    done = subprocess.run(
+        [
+            *(sys.executable, "scripts/make_shards.py", f"source={voc_root.path}"),
+            *(f"output={tmp_path / 'out'}", "negatives=true", "pictures=false"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("split: ImageSets/Main, 2 train, 1 val; split=seeded shuffles")
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest.split_rule == SplitRule(kind="lists", ratio=None, seed=None)
+    assert manifest.left_out == {"not_in_a_list": 3} and manifest.negatives == 0
