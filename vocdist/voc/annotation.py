@@ -29,7 +29,8 @@ class AnnotationError(UserError):
     Attributes:
         path: The file at fault.
         reason: A slug to count by: `unreadable`, `malformed_xml`, `forbidden_xml`,
-            `missing_name`, `missing_box`, `bad_box`; `vocdist.voc.pairing` adds its own.
+            `not_voc_xml`, `missing_name`, `missing_box`, `bad_box`; `vocdist.voc.pairing` adds
+            its own.
         detail: What is wrong, in words, without the path.
     """
 
@@ -91,6 +92,12 @@ def parse_annotation(path: Path) -> Annotation:
     except (ParseError, ValueError, LookupError) as error:
         # ValueError and LookupError: encodings that expat or Python does not know.
         raise AnnotationError(path, "malformed_xml", f"is not valid XML: {error}") from error
+    for element in root.iter():
+        # Some converters declare a namespace; VOC has none, and one meaning for each name.
+        element.tag = str(element.tag).rpartition("}")[2]
+    if root.tag != "annotation" and root.find("object") is None:
+        detail = f"is no VOC annotation: its root is <{root.tag}>, not <annotation>"
+        raise AnnotationError(path, "not_voc_xml", detail)
     size = root.find("size")
     return Annotation(
         filename=(root.findtext("filename") or "").strip(),
