@@ -56,6 +56,7 @@ class _Found:
     entries: list[Entry]
     names: Counter[str]
     notes: list[str]
+    read_jsons: bool = False
 
 
 def arrange(export: Path, root: Path) -> Arranged:
@@ -98,7 +99,12 @@ def arrange(export: Path, root: Path) -> Arranged:
         reencoded=store.reencoded,
         lists={part: len(stems) for part, stems in parts.lists.items()},
         classes=tuple(sorted(found.names)),
-        notes=(*found.notes, *_notes_of_store(store), *_notes_of_files(files), *parts.notes),
+        notes=(
+            *found.notes,
+            *_notes_of_store(store),
+            *_notes_of_files(files, read_jsons=found.read_jsons),
+            *parts.notes,
+        ),
     )
 
 
@@ -182,7 +188,7 @@ def _from_voc(
 def _from_other(translated: Translated, files: ExportFiles) -> _Found:
     bare = [entry.path for entry in translated.entries if entry.text is None]
     notes = [*translated.report(), *_some(bare, files, "images have no annotation")]
-    return _Found(translated.entries, translated.names, notes)
+    return _Found(translated.entries, translated.names, notes, translated.format == "COCO")
 
 
 def _write(entries: Sequence[Entry], parts: Parts, files: ExportFiles, tree: Path) -> ImageStore:
@@ -245,12 +251,13 @@ def _notes_of_store(store: ImageStore) -> Iterator[str]:
         )
 
 
-def _notes_of_files(files: ExportFiles) -> Iterator[str]:
+def _notes_of_files(files: ExportFiles, *, read_jsons: bool) -> Iterator[str]:
     if files.masks:
         folders = ", ".join(f"{name} ({count:,})" for name, count in sorted(files.masks.items()))
         yield f"{files.masks.total():,} masks and drawings are no photographs: {folders}"
-    if files.others:
-        yield f"not taken: {_suffixes(files)}"
+    others = files.others + Counter({".json": 0 if read_jsons else len(files.jsons)})
+    if others:
+        yield "not taken: " + ", ".join(f"{n:,} {suffix}" for suffix, n in others.most_common())
     for links, what in (
         (files.broken_links, "links lead nowhere"),
         (files.links_above, "links lead to a folder above the export: not entered"),
@@ -269,10 +276,6 @@ def _but(files: ExportFiles) -> str:
     kinds = [f"{count:,} {suffix}" for suffix, count in found.most_common()]
     listed = ", ".join([*kinds, *links, *above, *masks])
     return f", but {listed}" if listed else ""
-
-
-def _suffixes(files: ExportFiles) -> str:
-    return ", ".join(f"{count:,} {suffix}" for suffix, count in files.others.most_common())
 
 
 def _some(paths: Sequence[Path], files: ExportFiles, what: str) -> list[str]:

@@ -18,6 +18,13 @@ KINDS = frozenset(
     {"annotations", "annotation", "jpegimages", "images", "image", "imgs", "img", "labels"}
     | {"label", "xml", "xmls"}
 )
+PARTS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+# Words beside a part's in the names of folders and files.
+NOT_OF_PARTS = frozenset({"set", "instances", "split", "coco", "json", "yolo"})
 # Made by systems and file servers: mirrors, previews and deleted files, never a part of the data.
 SYSTEM_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "#recycle", "lost+found"})
 # Of a folder's name, written as words: `SegmentationClass`, `instance-masks`, `AnnotationsVis…`.
@@ -77,6 +84,26 @@ def read_export(folder: Path) -> ExportFiles:
 def nfc(text: str) -> str:
     """A name in the composed form: `u` and a combining mark, as Macs write it, is one letter."""
     return unicodedata.normalize("NFC", text)
+
+
+def as_words(name: str) -> str:
+    """`SegmentationClassMasks` -> `segmentation_class_masks`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def part_named(name: str) -> str | None:
+    """The part that a folder's or list's name says: `Train`, `val2017`, `train_images`, `test-set`.
+
+    `trainval` and `VOC2012_test` name none: they are names of whole data sets.
+    """
+    words = [word for word in re.split(r"[^a-z]+", as_words(name)) if word]
+    named = [
+        word
+        for word in words
+        if word not in KINDS | {"set", "instances", "split", "coco", "json", "yolo"}
+    ]
+    named = [word.removesuffix("set") for word in named]
+    return PARTS.get(named[0]) if len(named) == 1 else None
 
 
 def home_of(path: Path, export: Path) -> tuple[str, ...]:
@@ -182,7 +209,7 @@ def _masks(found: ExportFiles) -> list[Path]:
         folders = path.relative_to(found.folder).parent.parts
         ending = MASK_ENDING.search(path.stem)
         own = path.with_suffix("") in annotated | labelled
-        if not own and (ending or any(MASK_WORD.search(_as_words(part)) for part in folders)):
+        if not own and (ending or any(MASK_WORD.search(as_words(part)) for part in folders)):
             candidates.append(path)
         else:
             photographs.add(nfc(path.stem).casefold())
@@ -192,8 +219,3 @@ def _masks(found: ExportFiles) -> list[Path]:
         for path, stem in stems.items()
         if stem in photographs or MASK_ENDING.sub("", stem) in photographs
     ]
-
-
-def _as_words(name: str) -> str:
-    """`SegmentationClassMasks` -> `segmentation_class_masks`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

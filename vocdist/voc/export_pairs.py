@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vocdist.errors import UserError
 from vocdist.voc.annotation import Annotation
-from vocdist.voc.export_files import ImageIndex, home_of, nfc
+from vocdist.voc.export_files import ImageIndex, home_of, nfc, part_named
 
 
 @dataclass(slots=True, eq=False)
@@ -69,11 +69,13 @@ def _any_case(path: Path) -> str:
     return nfc(path.stem).casefold()
 
 
-# How names are compared, best first: what it is called, of an image, of an XML.
-_KEYS: tuple[tuple[str, Callable[[Path], str], Callable[[Path], str]], ...] = (
-    ("", _stem, _stem),
-    (WHOLE_NAME, _name, _stem),
-    (LETTER_CASE, _any_case, _any_case),
+# How names are compared, best first: what it is called, of an image, of an XML; and whether the
+# folders must be the same.
+_KEYS: tuple[tuple[str, Callable[[Path], str], Callable[[Path], str], bool], ...] = (
+    ("", _stem, _stem, True),
+    ("", _stem, _stem, False),
+    (WHOLE_NAME, _name, _stem, False),
+    (LETTER_CASE, _any_case, _any_case, False),
 )
 
 
@@ -91,14 +93,17 @@ def pair_entries(
     """
     image_of: dict[Path, Path] = {}
     ways: Counter[str] = Counter()
-    for way, image_key, xml_key in _KEYS:
+    places = _Places(images, xmls, export)
+    for way, image_key, xml_key, same_folders in _KEYS:
         taken = set(image_of.values())
         by_key = defaultdict(list)
         for path in images:
             if path not in taken:
                 by_key[image_key(path)].append(path)
         for xml in xmls:
-            image = None if xml in image_of else _nearest(xml, by_key[xml_key(xml)], export)
+            candidates = [] if xml in image_of else by_key[xml_key(xml)]
+            nearest = places.same if same_folders else places.related
+            image = nearest(xml, candidates)
             if image is not None:
                 image_of[xml] = image
                 ways[way] += 1
@@ -155,20 +160,38 @@ def name_entries(entries: Iterable[Entry], export: Path) -> None:
             )
 
 
-def _nearest(xml: Path, candidates: Sequence[Path], export: Path) -> Path | None:
-    """The image that an XML is of, among those of its stem; None where it cannot be said."""
-    beside = [path for path in candidates if path.parent == xml.parent]
-    if beside:
-        return beside[0]
-    home = home_of(xml, export)
-    homes = {path: home_of(path, export) for path in candidates}
-    same = [path for path in candidates if homes[path] == home]
-    if same:
-        return same[0]
-    if len(candidates) == 1:
-        return candidates[0]
-    related = [p for p in candidates if _includes(homes[p], home) or _includes(home, homes[p])]
-    return related[0] if len(related) == 1 else None
+class _Places:
+    """Which images lie where an XML's may lie."""
+
+    def __init__(self, images: Sequence[Path], xmls: Sequence[Path], export: Path) -> None:
+        self._homes = {path: home_of(path, export) for path in (*images, *xmls)}
+        self._of_images = {self._homes[path] for path in images}
+        self._of_xmls = {self._homes[path] for path in xmls}
+
+    def same(self, xml: Path, candidates: Sequence[Path]) -> Path | None:
+        """The image beside an XML, else one in folders of the same names; two are one too many."""
+        beside = [path for path in candidates if path.parent == xml.parent]
+        same = [path for path in candidates if self._homes[path] == self._homes[xml]]
+        return next(iter(beside or same), None)
+
+    def related(self, xml: Path, candidates: Sequence[Path]) -> Path | None:
+        """The one image whose folders include the XML's, or the reverse; else the one there is."""
+        home = self._homes[xml]
+        same = self.same(xml, candidates)
+        if same is not None:
+            return same
+        related = [
+            path
+            for path in candidates
+            if _includes(self._homes[path], home) or _includes(home, self._homes[path])
+        ]
+        if related or len(candidates) != 1:
+            return related[0] if len(related) == 1 else None
+        other = self._homes[candidates[0]]
+        # photos/ and boxes/ belong together; cam1/ and cam2/, with images and XML each, do not.
+        apart = home not in self._of_images and other not in self._of_xmls
+        parts = {next(filter(None, map(part_named, reversed(h))), None) for h in (home, other)}
+        return candidates[0] if apart or (None not in parts and len(parts) == 2) else None
 
 
 def _includes(folders: Sequence[str], some: Sequence[str]) -> bool:

@@ -8,16 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vocdist.errors import UserError
-from vocdist.voc.export_files import KINDS, ImageIndex, home_of, nfc
+from vocdist.voc.export_files import ImageIndex, home_of, nfc, part_named
 from vocdist.voc.export_pairs import Entry
 
-PARTS = {
-    **dict.fromkeys(("train", "training", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
-}
-# Words beside a part's in the names of folders and files.
-NOT_OF_PARTS = frozenset({"set", "instances", "split", "coco", "json", "yolo"})
 # As scripts/make_shards.py draws them.
 TRAIN_SHARE, SEED = 0.8, 42
 # Of a dataset service: one picture, augmented, under the old name and a hash each.
@@ -40,21 +33,6 @@ class Parts:
     lists_read: list[Path] = field(default_factory=list)
 
 
-def part_named(name: str) -> str | None:
-    """The part that a folder's or list's name says: `Train`, `val2017`, `train_images`, `test-set`.
-
-    `trainval` and `VOC2012_test` name none: they are names of whole data sets.
-    """
-    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
-    named = [
-        word
-        for word in words
-        if word not in KINDS | {"set", "instances", "split", "coco", "json", "yolo"}
-    ]
-    named = [word.removesuffix("set") for word in named]
-    return PARTS.get(named[0]) if len(named) == 1 else None
-
-
 def divide(entries: Sequence[Entry], export: Path, texts: Sequence[Path]) -> Parts:
     """The parts of an export's images, in the names of the new tree.
 
@@ -69,8 +47,9 @@ def divide(entries: Sequence[Entry], export: Path, texts: Sequence[Path]) -> Par
     usable = [entry for entry in entries if entry.image and (entry.xml or entry.text)]
     folders = {entry: _folder_part(entry, export) for entry in usable}
     listed = _listed(usable, export, texts, parts)
+    from_lists = {"train", "val"} <= set(listed.values()) or not any(folders.values())
     part_of: dict[Entry, str | None]
-    if {"train", "val"} <= set(listed.values()) or (listed and not any(folders.values())):
+    if listed and from_lists:
         part_of = {entry: listed.get(entry) for entry in usable}
         torn = [e for e in usable if listed.get(e) and folders[e] not in (None, listed[e])]
         if torn:
@@ -83,7 +62,9 @@ def divide(entries: Sequence[Entry], export: Path, texts: Sequence[Path]) -> Par
         rest = {p for p in folders.values() if p} - set(listed.values())
         part_of |= {e: folders[e] for e in usable if folders[e] in rest and e not in listed}
     else:
-        parts.lists_read.clear()
+        if listed:
+            parts.notes[:] = ["the lists of the export are passed over: its folders name parts"]
+            parts.lists_read.clear()
         part_of = dict(folders)
     _complete(part_of, parts, export)
     return parts
@@ -112,6 +93,12 @@ def _complete(part_of: Mapping[Entry, str | None], parts: Parts, export: Path) -
             f"{folder}: all {count['test']:,} images are in a part called test, which no training "
             "sees: rename that folder or list, or pass the folder that has train beside it"
         )
+    if "val" in known and "train" not in known and count[None]:
+        parts.notes.append(
+            f"{count[None]:,} images are in no part: taken for train, as there is a part val"
+        )
+        part_of = {entry: part or "train" for entry, part in part_of.items()}
+        known.add("train")
     if {"train", "val"} <= known:
         for part in ("train", "val", "test"):
             stems = [entry.stem for entry, own in part_of.items() if own == part]
@@ -131,7 +118,8 @@ def _complete(part_of: Mapping[Entry, str | None], parts: Parts, export: Path) -
                 f"{next(iter(known))} and the others in none: that is not taken for a split"
             )
         return
-    pool = [entry for entry, part in part_of.items() if part != "test"]
+    pool = [entry for entry, part in part_of.items() if part in ("train", "val")]
+    pool = pool or [entry for entry, part in part_of.items() if part is None]
     train, val = _drawn(pool)
     test = [entry.stem for entry, part in part_of.items() if part == "test"]
     parts.lists = {"train": train, "val": val} | ({"test": test} if test else {})
