@@ -82,7 +82,7 @@ def test_halves_in_different_parts_are_refused(tmp_path, add_pair):
     export = tmp_path / "export"
     add_pair(export / "images/train/a.jpg", export / "annotations/train/a.xml")
     add_pair(export / "images/train/b.jpg", export / "annotations/val/b.xml")
-    with pytest.raises(UserError, match=r"val/b.xml: lies in the folder of val, its image .* train"):
+    with pytest.raises(UserError, match=r"b.xml: lies in the folder of val, its image .* train"):
         arrange(export, tmp_path / "voc")
 
 
@@ -151,7 +151,10 @@ def test_segmentations_lists_are_not_those_of_main(tmp_path, add_pair):
     export, root = tmp_path / "export", tmp_path / "voc"
     for i in range(4):
         add_pair(export / f"JPEGImages/{i}.jpg", export / f"Annotations/{i}.xml")
-    for kind, (train, val) in {"Main": ("0\n1\n2\n", "3\n"), "Segmentation": ("3\n", "0\n")}.items():
+    for kind, (train, val) in {
+        "Main": ("0\n1\n2\n", "3\n"),
+        "Segmentation": ("3\n", "0\n"),
+    }.items():
         (export / "ImageSets" / kind).mkdir(parents=True)
         (export / f"ImageSets/{kind}/train.txt").write_text(train)
         (export / f"ImageSets/{kind}/val.txt").write_text(val)

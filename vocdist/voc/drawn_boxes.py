@@ -60,7 +60,7 @@ def annotation_xml(filename: str, size: tuple[int, int], boxes: Sequence[DrawnBo
     """The VOC XML of an image of `size` (width, height), pixels.
 
     VOC counts pixels from 1 and its maxima are inside the box, so that they equal the half-open
-    ends; corners are rounded to whole pixels, of which a box keeps two in each direction.
+    ends; corners are rounded to whole pixels, of which a box keeps one at least in each direction.
     """
     root = Element("annotation")
     SubElement(root, "filename").text = filename

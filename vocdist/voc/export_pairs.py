@@ -119,7 +119,8 @@ def pair_entries(
         mine = xmls_of[image]
         if len(mine) > 1:
             raise UserError(
-                f"{mine[1]}: {mine[0]} is of {image.name} too: take one of them out of the export"
+                f"{mine[1]}: {mine[0]} is of {image.name} too{_form(*mine[:2])}: take one of them "
+                "out of the export"
             )
         entries.append(Entry(image, mine[0] if mine else None))
     entries += [Entry(None, xml) for xml in xmls if xml not in image_of]
@@ -149,15 +150,16 @@ def name_entries(entries: Iterable[Entry], export: Path) -> None:
     for entry in entries:
         other = owner.setdefault(entry.stem, entry)
         if other is not entry:
-            form = (
-                " (it looks the same: one of the two names has letters and accents apart)"
-                if entry.path.stem != other.path.stem
-                else ""
-            )
             raise UserError(
-                f"{entry.path}: another file is called {entry.stem} too, {other.path}{form}: "
-                "rename one of them"
+                f"{entry.path}: another file is called {entry.stem} too, "
+                f"{other.path}{_form(entry.path, other.path)}: rename one of them"
             )
+
+
+def _form(path: Path, other: Path) -> str:
+    """Why two names look equal that are not."""
+    equal = path.stem != other.stem and nfc(path.stem) == nfc(other.stem)
+    return " (it looks the same: one has letters and accents apart)" if equal else ""
 
 
 class _Places:
@@ -210,8 +212,10 @@ def _by_filename(
     free = ImageIndex(path for path in images if path not in taken)
     named = defaultdict(list)
     for xml in xmls:
-        if xml not in image_of and xml in annotations:
-            image = free.find(annotations[xml].filename, near=[xml.parent])
+        said = annotations[xml].filename if xml in annotations else ""
+        # The stem of the XML alone was looked for already, where it may lie.
+        if xml not in image_of and said and nfc(Path(said).stem) != nfc(xml.stem):
+            image = free.find(said, near=[xml.parent])
             if image is not None:
                 named[image].append(xml)
     return {claims[0]: image for image, claims in named.items() if len(claims) == 1}
