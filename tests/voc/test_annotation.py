@@ -207,3 +207,17 @@ def test_multi_hot_refuses_ids_of_another_class_list(wrong):
 def test_without_difficult_keeps_the_rest_in_order():
     easy, hard, last = voc("dog"), voc("cat", difficult=True), voc("cow", truncated=True)
     assert without_difficult([easy, hard, last]) == (easy, last)
+
+
+def test_a_namespace_on_the_root_makes_no_difference(tmp_path, one_dog):
+    plain, named = tmp_path / "a.xml", tmp_path / "b.xml"
+    plain.write_text(one_dog)
+    named.write_text(one_dog.replace("<annotation>", '<annotation xmlns="http://example.org/voc">'))
+    assert parse_annotation(named) == parse_annotation(plain)
+
+
+def test_xml_of_another_kind_is_refused_by_the_name_of_its_root(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text("<annotations><image name='a.jpg'/></annotations>")
+    with pytest.raises(AnnotationError, match=r"root is <annotations>.*not_voc_xml"):
+        parse_annotation(path)
