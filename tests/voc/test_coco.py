@@ -105,6 +105,7 @@ def test_what_is_changed_or_left_out_is_counted(tmp_path, draw):
         "annotations of an image that the JSON does not list: left out: 1",
         "boxes without area: left out: 1",
         "images without a box: 1",
+        "1 classes have no box: hard hat",
         "1 images have no annotation, as images/unlisted.jpg",
     }
 
@@ -133,8 +134,20 @@ def test_two_files_with_boxes_for_one_image_are_refused(tmp_path, draw):
         arrange(tmp_path / "export", tmp_path / "voc")
 
 
-def test_json_of_another_kind_is_named(tmp_path, draw):
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ('{"shapes": []}', "labelme's own form: labelme2voc.py"),
+        ('[{"data": {}, "annotations": []}]', "Label Studio's own form"),
+        ('{"images": [], "categories": []}', "COCO without annotations"),
+        ('{"a": 1}', "of an unknown kind, with a"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_json_of_another_kind_is_named(tmp_path, draw, content, kind):
     draw(tmp_path / "export/a.jpg")
-    (tmp_path / "export/a.json").write_text('{"shapes": []}')
-    with pytest.raises(UserError, match=r"no \.xml file below it, but 1 \.json"):
+    (tmp_path / "export/a.json").write_text(content)
+    with pytest.raises(
+        UserError, match=rf"no \.xml file below it, but 1 \.json \(as a.json: {kind}"
+    ):
         arrange(tmp_path / "export", tmp_path / "voc")

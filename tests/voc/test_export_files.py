@@ -138,3 +138,12 @@ def test_an_image_is_found_by_what_its_name_has_in_common(tmp_path, draw):
     assert index.find("b.B") == paths[2]
     assert index.find("c.0001") == paths[3]
     assert index.find("c.0002") is index.find("c") is index.find(" ") is None
+
+
+def test_labels_in_a_second_form_are_counted(tmp_path, add_pair):
+    add_pair(tmp_path / "export/a.jpg")
+    (tmp_path / "export/a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    made = arrange(tmp_path / "export", tmp_path / "voc")
+    assert made.notes == (
+        "1 YOLO label files are not taken, as there are annotations in another form, as a.txt",
+    )

@@ -1,6 +1,8 @@
 """Pixels of an export's images: what is stored anew, scaled, or left out."""
 
 import resource
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -59,6 +61,26 @@ def test_images_of_which_nobody_says_what_is_white_are_refused(tmp_path, pixels,
     with pytest.raises(UserError, match=message + r".*magick a.tif"):
         arrange(export, tmp_path / "voc")
     assert not (tmp_path / "voc").exists()
+
+
+def test_colours_of_16_bits_are_scaled_and_counted(tmp_path):
+    """Pillow does not write such a PNG: its three chunks by hand."""
+    add_xml(tmp_path / "export", "a")
+    colors = np.repeat((GREY * 65535).astype(">u2")[:, :, None], 3, axis=2)
+    rows = b"".join(b"\0" + row.tobytes() for row in colors)  # each after its filter, none
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 50, 40, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    (tmp_path / "export/a.png").write_bytes(png)
+    made = arrange(tmp_path / "export", tmp_path / "voc")
+    assert np.abs(stored(tmp_path / "voc") - GREY * 255).max() < 3
+    assert len(made.notes) == 1 and "1 images of 16 bits a colour were scaled" in made.notes[0]
 
 
 def test_one_dark_image_among_others_of_16_bits_stays_dark(tmp_path):

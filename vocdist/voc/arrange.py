@@ -14,18 +14,19 @@ from pathlib import Path
 from vocdist.errors import NO_ROOM, UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.voc.annotation import Annotation, AnnotationError, parse_annotation
-from vocdist.voc.coco import read_coco
+from vocdist.voc.coco import kind_of_json, read_coco
 from vocdist.voc.drawn_boxes import Translated
 from vocdist.voc.export_files import ExportFiles, nfc, read_export
 from vocdist.voc.export_images import ImageStore, place_file
 from vocdist.voc.export_pairs import Entry, name_entries, pair_entries
 from vocdist.voc.export_split import Parts, divide
 from vocdist.voc.split import write_image_sets
-from vocdist.voc.yolo import read_yolo
+from vocdist.voc.yolo import label_files, read_yolo
 
 NOT_VOC = "not_voc_xml"
 # CVAT's own format, one XML for all images, is what is chosen by mistake most often.
 CHOOSE_VOC = "if it is one XML for all images (<annotations>), choose Pascal VOC on export"
+YOLO_NOT_TAKEN = "YOLO label files are not taken, as there are annotations in another form"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,7 @@ def _from_voc(
     bare = [e.path for e in paired.entries if e.image is not None and e.xml is None]
     notes += _some(alone, files, ".xml files have no image")
     notes += _some(bare, files, "images have no .xml")
+    notes += _some(label_files(files), files, YOLO_NOT_TAKEN)
     if broken:
         notes.append(f"{len(broken):,} .xml files cannot be used, as {faults[broken[0]]}")
     if others:
@@ -187,7 +189,9 @@ def _from_voc(
 
 def _from_other(translated: Translated, files: ExportFiles) -> _Found:
     bare = [entry.path for entry in translated.entries if entry.text is None]
+    labels = [] if translated.format == "YOLO" else label_files(files)
     notes = [*translated.report(), *_some(bare, files, "images have no annotation")]
+    notes += _some(labels, files, YOLO_NOT_TAKEN)
     return _Found(translated.entries, translated.names, notes, translated.format == "COCO")
 
 
@@ -236,6 +240,11 @@ def _notes_of_store(store: ImageStore) -> Iterator[str]:
             f"{count:,} images of mode {mode} were scaled to 8 bits, 0 to {white} becoming 0 to "
             f"255; the lightest value is {store.lightest[mode][0]:.6g}"
         )
+    if store.deep_colors:
+        yield (
+            f"{store.deep_colors:,} images of 16 bits a colour were scaled to 8, 0 to 65535 "
+            "becoming 0 to 255"
+        )
     if store.transparent:
         yield f"{store.transparent:,} images lost their transparency, their colours stayed"
     if store.unreadable:
@@ -267,9 +276,12 @@ def _notes_of_files(files: ExportFiles, *, read_jsons: bool) -> Iterator[str]:
 
 def _but(files: ExportFiles) -> str:
     """What an export holds in place of images or annotations."""
-    jsons = {".json": len(files.jsons)} if files.jsons else {}
+    jsons = Counter[str]()
+    if files.jsons:
+        first = files.jsons[0]
+        jsons[f".json (as {_short(first, files)}: {kind_of_json(first)})"] = len(files.jsons)
     texts = Counter(path.suffix.lower() for path in files.texts)
-    found = Counter(jsons) + texts + files.others
+    found = jsons + texts + files.others
     links = [f"{len(files.broken_links):,} links that lead nowhere"] if files.broken_links else []
     above = [f"a link to a folder above, {p.name}" for p in files.links_above[:1]]
     masks = [f"{files.masks.total():,} masks"] if files.masks else []

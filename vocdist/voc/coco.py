@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vocdist.errors import UserError
+from vocdist.voc.classes import normalise_name
 from vocdist.voc.drawn_boxes import DrawnBox, Translated
 from vocdist.voc.export_files import ExportFiles, ImageIndex, part_named
 from vocdist.voc.export_pairs import Entry
@@ -54,6 +55,26 @@ def _coco_of(path: Path) -> dict[str, Any] | None:
     return content
 
 
+def kind_of_json(path: Path) -> str:
+    """What a JSON that is not taken seems to be, in words."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return "not valid JSON"
+    first = content[0] if isinstance(content, list) and content else content
+    keys = set(first) if isinstance(first, dict) else set()
+    if "shapes" in keys:
+        return "labelme's own form: labelme2voc.py makes VOC of it"
+    if "_via_img_metadata" in keys:
+        return "VIA's project: export it as COCO"
+    if isinstance(content, list) and keys & {"annotations", "completions"} and "data" in keys:
+        return "Label Studio's own form: export it as Pascal VOC"
+    if "images" in keys:
+        missing = [key for key in ("annotations", "categories") if key not in keys]
+        return f"COCO without {' and '.join(missing)}" if missing else "COCO's keys without lists"
+    return f"of an unknown kind, with {', '.join(sorted(map(str, keys))[:5])}" if keys else "a list"
+
+
 def _translate(
     path: Path,
     content: Mapping[str, Any],
@@ -63,6 +84,7 @@ def _translate(
     translated: Translated,
 ) -> None:
     names = _category_names(path, content["categories"])
+    translated.declared.update(map(normalise_name, names.values()))
     boxes_of = _boxes(path, content["annotations"], names, translated)
     # instances_train2017.json, _annotations.coco.json in the folder train
     part = part_named(path.stem)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from vocdist.voc.classes import normalise_name
 from vocdist.voc.export_pairs import Entry
 
 
@@ -27,6 +28,7 @@ class Translated:
     Attributes:
         entries: Its images, with the text of an XML each.
         names: Class name -> number of boxes.
+        declared: The classes that the export has names for, with boxes or without.
         counts: What was changed or left out, in words -> how often.
         notes: Lines of report.
         format: As it is called: `COCO`, `YOLO`.
@@ -35,6 +37,7 @@ class Translated:
     format: str
     entries: list[Entry] = field(default_factory=list)
     names: Counter[str] = field(default_factory=Counter)
+    declared: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
@@ -45,7 +48,7 @@ class Translated:
         kept = [box for box in boxes if box.x1 > box.x0 and box.y1 > box.y0]
         self.counts["boxes without area: left out"] += len(boxes) - len(kept)
         self.counts["images without a box"] += not kept
-        self.names.update(box.name.strip().lower() for box in kept)
+        self.names.update(normalise_name(box.name) for box in kept)
         entry.text = annotation_xml(filename, size, kept)
         self.entries.append(entry)
 
@@ -53,6 +56,9 @@ class Translated:
         """The notes, and a line for each count that is not 0."""
         boxes = sum(self.names.values())
         read = f"read as {self.format}: {boxes:,} boxes, to whole pixels, counted from 1 as in VOC"
+        empty = sorted(self.declared - self.names.keys())
+        if empty:
+            self.notes.append(f"{len(empty):,} classes have no box: {', '.join(empty[:10])}")
         return [read, *self.notes, *(f"{what}: {n:,}" for what, n in self.counts.items() if n)]
 
 

@@ -45,6 +45,7 @@ class ImageStore:
         misnamed: Format -> number of files of it whose suffix names another.
         scaled: Mode -> number of images of more than 8 bits, made 8-bit by the mode's range.
         lightest: Mode -> largest value in all images of it, and the image that has it.
+        deep_colors: Images of 16 bits a colour, of which the upper 8 were kept.
         transparent: Images whose transparency was dropped.
         unreadable: Files placed as they are, since they cannot be decoded.
         not_taken: Files of several frames.
@@ -55,6 +56,7 @@ class ImageStore:
     misnamed: Counter[str] = field(default_factory=Counter)
     scaled: Counter[str] = field(default_factory=Counter)
     lightest: dict[str, tuple[float, Path]] = field(default_factory=dict)
+    deep_colors: int = 0
     transparent: int = 0
     unreadable: list[Path] = field(default_factory=list)
     not_taken: list[NotTaken] = field(default_factory=list)
@@ -108,6 +110,8 @@ class ImageStore:
                 self.not_taken.append(NotTaken(path, f"{frames} frames"))
                 return None
             name = image.format or ""
+            # Pillow reads a colour of 16 bits by its upper half; only the raw mode says so.
+            deep_colors = image.mode[0] != "I" and ";16" in str(image.tile[:1])
             image.load()
             turned = image.getexif().get(ORIENTATION, 1)
             # Its pixels as stored, as the boxes are; how it is to be turned goes with it.
@@ -117,6 +121,7 @@ class ImageStore:
             colors = self._eight_bit(image, path)
             stream = io.BytesIO()
             colors.save(stream, "JPEG", quality=JPEG_QUALITY, exif=exif)
+        self.deep_colors += deep_colors
         self.misnamed[name] += path.suffix.lower() in JPEG_NAMES
         return stream.getvalue()
 

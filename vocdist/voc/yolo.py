@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from vocdist.errors import UserError
+from vocdist.voc.classes import normalise_name
 from vocdist.voc.drawn_boxes import DrawnBox, Translated
 from vocdist.voc.export_files import ExportFiles, home_of, nfc
 from vocdist.voc.export_images import drawn_size
@@ -49,6 +50,7 @@ def read_yolo(files: ExportFiles) -> Translated | None:
     names, data = _class_names(files, set(labels.values()))
     parts = _parts(files, data)
     translated = Translated("YOLO")
+    translated.declared.update(map(normalise_name, names.values()))
     sizes_unknown = []
     for image in files.images:
         label = labels.get(image)
@@ -60,7 +62,7 @@ def read_yolo(files: ExportFiles) -> Translated | None:
         boxes = list(_boxes(label, names, size, data, translated)) if label else []
         translated.counts["images without a label file: taken as images of nothing"] += not label
         translated.add(Entry(image, part=parts.get(image)), image.name, size, boxes)
-    orphans = [path for path in _label_files(files) if path not in set(labels.values())]
+    orphans = [path for path in label_files(files) if path not in set(labels.values())]
     if orphans:
         translated.notes.append(
             f"{len(orphans):,} label files have no image, as {orphans[0].relative_to(files.folder)}"
@@ -75,7 +77,7 @@ def read_yolo(files: ExportFiles) -> Translated | None:
     return translated
 
 
-def _label_files(files: ExportFiles) -> list[Path]:
+def label_files(files: ExportFiles) -> list[Path]:
     """Texts whose first line is a label, and empty ones in folders of such."""
     found, empty = [], []
     for path in files.texts:
@@ -94,7 +96,7 @@ def _labels(files: ExportFiles) -> dict[Path, Path]:
     """Image -> its label file: of its stem, beside it or in folders of the same names."""
     by_place: dict[tuple[Path, str], Path] = {}
     by_home: dict[tuple[tuple[str, ...], str], Path] = {}
-    for path in _label_files(files):
+    for path in label_files(files):
         by_place[path.parent, nfc(path.stem)] = path
         by_home[home_of(path, files.folder), nfc(path.stem)] = path
     found = {}
