@@ -198,3 +198,10 @@ def test_versions_that_folders_tear_apart_are_counted(tmp_path, add_pair):
     made = arrange(export, tmp_path / "voc")
     assert made.lists == {"train": 1, "val": 2}
     assert any("1 pictures have versions (.rf. and a hash) in several" in n for n in made.notes)
+
+
+def test_one_picture_alone_cannot_be_divided(tmp_path, add_pair):
+    for version in ("1", "2"):
+        add_pair(tmp_path / f"export/train/a.rf.{version}.jpg")
+    with pytest.raises(UserError, match=r"all 2 images outside test are of one picture"):
+        arrange(tmp_path / "export", tmp_path / "voc")

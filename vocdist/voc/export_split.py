@@ -40,8 +40,8 @@ def divide(entries: Sequence[Entry], export: Path, texts: Sequence[Path]) -> Par
     the innermost folder that names a part. Images without an annotation are in no list.
 
     Raises:
-        UserError: All images are in test; an image's folder and its XML's name different parts; or
-            no image is known that a list names.
+        UserError: All images are in test, or all others are of one picture; an image's folder and
+            its XML's name different parts; or no image is known that a list names.
     """
     parts = Parts()
     usable = [entry for entry in entries if entry.image and (entry.xml or entry.text)]
@@ -121,6 +121,11 @@ def _complete(part_of: Mapping[Entry, str | None], parts: Parts, export: Path) -
     pool = [entry for entry, part in part_of.items() if part in ("train", "val")]
     pool = pool or [entry for entry, part in part_of.items() if part is None]
     train, val = _drawn(pool)
+    if not val:
+        raise UserError(
+            f"{pool[0].path}: all {len(pool):,} images outside test are of one picture, which "
+            "cannot be divided into train and val: add others"
+        )
     test = [entry.stem for entry, part in part_of.items() if part == "test"]
     parts.lists = {"train": train, "val": val} | ({"test": test} if test else {})
     missing = " and ".join(part for part in ("train", "val") if part not in known)
