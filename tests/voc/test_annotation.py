@@ -190,6 +190,11 @@ def test_each_object_is_a_row_or_a_counted_unknown(objects):
             assert (row[1] + row[3], row[2] + row[4]) == (item.xmax, item.ymax)
 
 
+def test_the_largest_box_that_is_read_fits_a_row():
+    ends = (-MAX_COORDINATE, -MAX_COORDINATE, MAX_COORDINATE, MAX_COORDINATE)
+    assert box_rows([voc("dog", *ends)], IDS)[0, 3:].tolist() == [2 * MAX_COORDINATE] * 2
+
+
 @given(st.lists(st.integers(0, 5), max_size=9))
 def test_multi_hot_marks_exactly_the_classes_there(ids):
     boxes = np.array([[i, 1, 1, 2, 2] for i in ids], dtype=np.int32).reshape(-1, 5)

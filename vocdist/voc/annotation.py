@@ -19,7 +19,7 @@ from vocdist.errors import UserError
 from vocdist.voc.classes import normalise_name
 
 # Far above any JPEG side (65,535), and the difference of two such values still fits an int32.
-MAX_COORDINATE = 2**30
+MAX_COORDINATE = 2**30 - 1
 TRUE_FLAGS = frozenset({"1", "true", "yes"})
 
 
