@@ -1,7 +1,10 @@
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ONE_DOG = """<annotation><filename>a.jpg</filename>
 <size><width>50</width><height>40</height><depth>3</depth></size>
@@ -29,3 +32,41 @@ def make_root() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def draw() -> Callable[..., Path]:
+    """Write a 50 x 40 image, noise of its own for each path; its suffix or `kind` is the format."""
+
+    def write(path: Path, kind: str | None = None, size: tuple[int, int] = (50, 40)) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(zlib.crc32(str(path.name).encode()))
+        pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path, kind)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def add_pair(draw: Callable[..., Path]) -> Callable[..., None]:
+    """Write an image and an annotation of one dog, which may lie and be called as they like."""
+
+    def add(image: Path, xml: Path | None = None, filename: str | None = None) -> None:
+        kind = None if image.suffix.lower() in (".jpg", ".png", ".tif", ".webp") else "JPEG"
+        draw(image, kind)
+        xml = xml or image.with_suffix(".xml")
+        xml.parent.mkdir(parents=True, exist_ok=True)
+        xml.write_text(ONE_DOG.replace("a.jpg", filename or image.name))
+
+    return add
+
+
+def names(folder: Path) -> list[str]:
+    """The names in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(name="names")
+def names_fixture() -> Callable[[Path], list[str]]:
+    return names

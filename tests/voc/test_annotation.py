@@ -269,6 +269,11 @@ def test_each_object_is_a_row_or_a_counted_unknown(objects):
             assert (row[1] + row[3], row[2] + row[4]) == (item.xmax, item.ymax)
 
 
+def test_the_largest_box_that_is_read_fits_a_row():
+    ends = (-MAX_COORDINATE, -MAX_COORDINATE, MAX_COORDINATE, MAX_COORDINATE)
+    assert box_rows([voc("dog", *ends)], IDS)[0, 3:].tolist() == [2 * MAX_COORDINATE] * 2
+
+
 @given(st.lists(st.integers(0, 5), max_size=9))
 def test_multi_hot_marks_exactly_the_classes_there(ids):
     boxes = np.array([[i, 1, 1, 2, 2] for i in ids], dtype=np.int32).reshape(-1, 5)
@@ -286,3 +291,17 @@ def test_multi_hot_refuses_ids_of_another_class_list(wrong):
 def test_without_difficult_keeps_the_rest_in_order():
     easy, hard, last = voc("dog"), voc("cat", difficult=True), voc("cow", truncated=True)
     assert without_difficult([easy, hard, last]) == (easy, last)
+
+
+def test_a_namespace_on_the_root_makes_no_difference(tmp_path, one_dog):
+    plain, named = tmp_path / "a.xml", tmp_path / "b.xml"
+    plain.write_text(one_dog)
+    named.write_text(one_dog.replace("<annotation>", '<annotation xmlns="http://example.org/voc">'))
+    assert parse_annotation(named) == parse_annotation(plain)
+
+
+def test_xml_of_another_kind_is_refused_by_the_name_of_its_root(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text("<annotations><image name='a.jpg'/></annotations>")
+    with pytest.raises(AnnotationError, match=r"root is <annotations>.*not_voc_xml"):
+        parse_annotation(path)

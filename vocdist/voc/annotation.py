@@ -21,7 +21,7 @@ from vocdist.voc.classes import normalise_name
 from vocdist.voc.encodings import readable_xml, wrong_bytes
 
 # Far above any JPEG side (65,535), and the difference of two such values still fits an int32.
-MAX_COORDINATE = 2**30
+MAX_COORDINATE = 2**30 - 1
 TRUE_FLAGS = frozenset({"1", "true", "yes"})
 # Shares of an image's sides end at 1, but for what a converter's rounding adds.
 SHARE_SLACK = 0.1
