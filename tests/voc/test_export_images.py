@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from annotations import ONE_DOG
 from PIL import Image
 
 from vocdist.errors import NO_ROOM, UserError
@@ -21,8 +22,6 @@ def grey_export(folder, pixels, suffix=".png", stem="a"):
 
 
 def add_xml(folder, stem):
-    from conftest import ONE_DOG
-
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{stem}.xml").write_text(ONE_DOG.replace("a.jpg", f"{stem}.jpg"))
 
