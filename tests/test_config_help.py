@@ -9,8 +9,9 @@ import pytest
 from pydantic import Field
 
 import vocdist.config
-from vocdist.cli import help_text, plain_value, settings_help, type_name
+from vocdist.cli import help_text
 from vocdist.config import ClassifierConfig, RpnConfig
+from vocdist.config.help import plain_value, settings_help, type_name
 
 REPO = Path(__file__).parents[1]
 SCRIPTS = sorted((REPO / "scripts").glob("*.py"))

@@ -12,8 +12,8 @@ import pytest
 from chromium import CHROMIUM, Page
 from doc_commands import REPO
 
-from vocdist.cli import settings_of
 from vocdist.config import ClassifierConfig, RpnConfig, ShardsConfig
+from vocdist.config.help import settings_of
 
 
 @pytest.fixture(scope="module")

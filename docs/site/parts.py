@@ -18,8 +18,8 @@ from mkdocs.structure.pages import Page
 from pages import links_for_page
 
 import vocdist.config
-from vocdist.cli import Setting, settings_of
 from vocdist.config.file import load_config
+from vocdist.config.help import Setting, settings_of
 
 REPO = Path(__file__).parents[2]
 COMMENT = re.compile(r"^<!-- build: (\w+) (.+) -->$", re.MULTILINE)

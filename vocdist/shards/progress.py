@@ -5,7 +5,6 @@ the line of a shard right after the shard has its final name; a shard without on
 Nothing is taken on trust: a line counts when the shard has its hash.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vocdist.files.atomic import replaced_when_done
+from vocdist.files.checked import file_sha256
 from vocdist.shards.index import index_bytes, index_path, scan_tar
 from vocdist.shards.manifest import ShardRecord
 
@@ -73,9 +73,3 @@ def is_whole(folder: Path, record: ShardRecord) -> bool:
         )
     except FileNotFoundError:
         return False
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

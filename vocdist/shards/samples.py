@@ -18,8 +18,8 @@ from vocdist.shards.plan import PlannedSample
 from vocdist.shards.rejections import Rejection, check_share, shown_path, stop_if_strict
 from vocdist.shards.shrink import Shrink
 from vocdist.voc.classes import class_ids
-from vocdist.voc.encodings import printable
-from vocdist.voc.pairing import FilePair, LeftOut, composed, match_files
+from vocdist.voc.encodings import composed, printable
+from vocdist.voc.pairing import FilePair, LeftOut, match_files
 from vocdist.voc.split import missing_stems
 
 # Large enough that handing over costs nothing, small enough for an even load.

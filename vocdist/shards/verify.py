@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vocdist.errors import UserError
 from vocdist.files.atomic import TEMPORARY_SUFFIX
+from vocdist.files.checked import file_sha256
 from vocdist.remote.cache import evict, list_cache
 from vocdist.remote.location import Location, is_url, join
 from vocdist.remote.transfer import NotThereError, list_names, object_facts, read_on, read_whole
@@ -28,7 +29,6 @@ from vocdist.shards.manifest import (
     SplitRecord,
     load_manifest,
 )
-from vocdist.shards.progress import file_sha256
 from vocdist.shards.rejections import REJECTED_NAME
 from vocdist.shards.writer_lock import LOCK_NAME
 from vocdist.voc.classes import normalise_name

@@ -16,7 +16,8 @@ from vocdist.files.atomic import replaced_when_done
 from vocdist.voc.annotation import Annotation, AnnotationError, parse_annotation
 from vocdist.voc.coco import kind_of_json, read_coco
 from vocdist.voc.drawn_boxes import Translated
-from vocdist.voc.export_files import ExportFiles, nfc, read_export
+from vocdist.voc.encodings import composed
+from vocdist.voc.export_files import ExportFiles, read_export
 from vocdist.voc.export_images import ImageStore, place_file
 from vocdist.voc.export_pairs import Entry, name_entries, pair_entries
 from vocdist.voc.export_split import Parts, divide
@@ -225,7 +226,7 @@ def _other_lists(files: ExportFiles, parts: Parts) -> Iterator[Path]:
     """Lists of `ImageSets/Main` that name no part, as `default.txt`: copied as they are."""
     for path in files.texts:
         main = tuple(part.lower() for part in path.parent.parts[-2:]) == ("imagesets", "main")
-        if main and path not in parts.lists_read and f"{nfc(path.stem).lower()}" not in parts.lists:
+        if main and path not in parts.lists_read and composed(path.stem).lower() not in parts.lists:
             yield path
 
 

@@ -2,6 +2,7 @@
 
 import codecs
 import re
+import unicodedata
 from pathlib import Path
 
 from vocdist.errors import UserError
@@ -118,3 +119,8 @@ def printable(text: str) -> str:
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
     return escaped
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC): a Mac's archives hold `u` and a combining mark."""
+    return unicodedata.normalize("NFC", name)

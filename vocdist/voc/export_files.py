@@ -2,11 +2,12 @@
 
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from vocdist.voc.encodings import composed
 
 JPEG_NAMES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"})
 # Stored as JPEG in the tree, which is what a VOC tree holds.
@@ -81,11 +82,6 @@ def read_export(folder: Path) -> ExportFiles:
     return found
 
 
-def nfc(text: str) -> str:
-    """A name in the composed form: `u` and a combining mark, as Macs write it, is one letter."""
-    return unicodedata.normalize("NFC", text)
-
-
 def as_words(name: str) -> str:
     """`SegmentationClassMasks` -> `segmentation_class_masks`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
@@ -97,11 +93,7 @@ def part_named(name: str) -> str | None:
     `trainval` and `VOC2012_test` name none: they are names of whole data sets.
     """
     words = [word for word in re.split(r"[^a-z]+", as_words(name)) if word]
-    named = [
-        word
-        for word in words
-        if word not in KINDS | {"set", "instances", "split", "coco", "json", "yolo"}
-    ]
+    named = [word for word in words if word not in KINDS | NOT_OF_PARTS]
     named = [word.removesuffix("set") for word in named]
     return PARTS.get(named[0]) if len(named) == 1 else None
 
@@ -109,7 +101,7 @@ def part_named(name: str) -> str | None:
 def home_of(path: Path, export: Path) -> tuple[str, ...]:
     """The folders of a file that an image shares with its annotation."""
     parts = path.relative_to(export).parent.parts
-    return tuple(nfc(part) for part in parts if part.lower() not in KINDS)
+    return tuple(composed(part) for part in parts if part.lower() not in KINDS)
 
 
 class ImageIndex:
@@ -123,9 +115,9 @@ class ImageIndex:
         """Index by name and by stem."""
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in images:
-            name = nfc(path.name).casefold()
+            name = composed(path.name).casefold()
             self._by_name[name].append(path)
-            stem = nfc(path.stem).casefold()
+            stem = composed(path.stem).casefold()
             if stem != name:
                 self._by_name[stem].append(path)
 
@@ -135,7 +127,9 @@ class ImageIndex:
         Of several, the one that shares most of the name's folders is taken, then one below the
         folders `near`, then, for a name without folders, the one with the fewest.
         """
-        parts = [nfc(part) for part in re.split(r"[\\/]+", name.strip()) if part not in ("", ".")]
+        parts = [
+            composed(part) for part in re.split(r"[\\/]+", name.strip()) if part not in ("", ".")
+        ]
         if not parts:
             return None
         last = parts[-1].casefold()
@@ -143,7 +137,7 @@ class ImageIndex:
         stem, dot, suffix = last.rpartition(".")
         without = stem if f"{dot}{suffix}" in JPEG_NAMES | OTHER_IMAGES | {".xml"} else last
         choice = self._by_name.get(last) or self._by_name.get(without) or []
-        exact = [path for path in choice if parts[-1] in (nfc(path.name), nfc(path.stem))]
+        exact = [path for path in choice if parts[-1] in (composed(path.name), composed(path.stem))]
         choice = exact or choice
         if len(choice) > 1:
             shared = {path: _shared_folders(path, parts[:-1]) for path in choice}
@@ -160,7 +154,7 @@ class ImageIndex:
 
 def _shared_folders(path: Path, folders: Sequence[str]) -> int:
     """How many folders, from the innermost on, a path has in common with a name."""
-    mine = [nfc(part) for part in reversed(path.parent.parts)]
+    mine = [composed(part) for part in reversed(path.parent.parts)]
     count = 0
     for own, other in zip(mine, reversed(folders), strict=False):
         if own.casefold() != other.casefold():
@@ -212,8 +206,8 @@ def _masks(found: ExportFiles) -> list[Path]:
         if not own and (ending or any(MASK_WORD.search(as_words(part)) for part in folders)):
             candidates.append(path)
         else:
-            photographs.add(nfc(path.stem).casefold())
-    stems = {path: nfc(path.stem).casefold() for path in candidates}
+            photographs.add(composed(path.stem).casefold())
+    stems = {path: composed(path.stem).casefold() for path in candidates}
     return [
         path
         for path, stem in stems.items()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vocdist.errors import UserError
 from vocdist.voc.annotation import Annotation
-from vocdist.voc.export_files import ImageIndex, home_of, nfc, part_named
+from vocdist.voc.encodings import composed
+from vocdist.voc.export_files import ImageIndex, home_of, part_named
 
 
 @dataclass(slots=True, eq=False)
@@ -58,15 +59,15 @@ BY_FILENAME = "the image is the one that <filename> names"
 
 
 def _stem(path: Path) -> str:
-    return nfc(path.stem)
+    return composed(path.stem)
 
 
 def _name(path: Path) -> str:
-    return nfc(path.name)
+    return composed(path.name)
 
 
 def _any_case(path: Path) -> str:
-    return nfc(path.stem).casefold()
+    return composed(path.stem).casefold()
 
 
 # How names are compared, best first: what it is called, of an image, of an XML; and whether the
@@ -136,16 +137,16 @@ def name_entries(entries: Iterable[Entry], export: Path) -> None:
     entries = list(entries)
     homes = defaultdict(set)
     for entry in entries:
-        homes[nfc(entry.path.stem)].add(home_of(entry.path, export))
+        homes[composed(entry.path.stem)].add(home_of(entry.path, export))
     for entry in entries:
-        stem = nfc(entry.path.stem)
+        stem = composed(entry.path.stem)
         folders = home_of(entry.path, export) if len(homes[stem]) > 1 else ()
         entry.stem = "_".join([*folders, stem])
     shared = Counter(entry.stem for entry in entries)
     for entry in entries:
         if shared[entry.stem] > 1:
-            folders = tuple(map(nfc, entry.path.relative_to(export).parent.parts))
-            entry.stem = "_".join([*folders, nfc(entry.path.stem)])
+            folders = tuple(map(composed, entry.path.relative_to(export).parent.parts))
+            entry.stem = "_".join([*folders, composed(entry.path.stem)])
     owner: dict[str, Entry] = {}
     for entry in entries:
         other = owner.setdefault(entry.stem, entry)
@@ -158,7 +159,7 @@ def name_entries(entries: Iterable[Entry], export: Path) -> None:
 
 def _form(path: Path, other: Path) -> str:
     """Why two names look equal that are not."""
-    equal = path.stem != other.stem and nfc(path.stem) == nfc(other.stem)
+    equal = path.stem != other.stem and composed(path.stem) == composed(other.stem)
     return " (it looks the same: one has letters and accents apart)" if equal else ""
 
 
@@ -214,7 +215,7 @@ def _by_filename(
     for xml in xmls:
         said = annotations[xml].filename if xml in annotations else ""
         # The stem of the XML alone was looked for already, where it may lie.
-        if xml not in image_of and said and nfc(Path(said).stem) != nfc(xml.stem):
+        if xml not in image_of and said and composed(Path(said).stem) != composed(xml.stem):
             image = free.find(said, near=[xml.parent])
             if image is not None:
                 named[image].append(xml)
@@ -224,10 +225,10 @@ def _by_filename(
 def _contradicted(
     images: Sequence[Path], image_of: Mapping[Path, Path], annotations: Mapping[Path, Annotation]
 ) -> list[Path]:
-    names = {nfc(path.name) for path in images}
+    names = {composed(path.name) for path in images}
     found = []
     for xml, image in image_of.items():
         said = re.split(r"[\\/]", annotations[xml].filename)[-1] if xml in annotations else ""
-        if nfc(said) in names and nfc(said) != nfc(image.name):
+        if composed(said) in names and composed(said) != composed(image.name):
             found.append(xml)
     return found

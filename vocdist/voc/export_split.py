@@ -1,5 +1,6 @@
 """Which image of an export is in which part: its folders, its lists, and what they leave open."""
 
+import difflib
 import random
 import re
 from collections import Counter, defaultdict
@@ -8,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vocdist.errors import UserError
-from vocdist.voc.export_files import ImageIndex, home_of, nfc, part_named
+from vocdist.voc.encodings import composed
+from vocdist.voc.export_files import ImageIndex, home_of, part_named
 from vocdist.voc.export_pairs import Entry
+from vocdist.voc.split import LIST_FLAGS, VERSION
 
 # As scripts/make_shards.py draws them.
 TRAIN_SHARE, SEED = 0.8, 42
-# Of a dataset service: one picture, augmented, under the old name and a hash each.
-VERSION = re.compile(r"\.rf\.[0-9A-Za-z_-]+$")
-LIST_FLAGS = frozenset({"-1", "0", "1"})
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ def pictures_of(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     """Entries by the picture that they are versions of: equal names up to `.rf.` and a hash."""
     pictures = defaultdict(list)
     for entry in entries:
-        stem = nfc(entry.path.stem)
+        stem = composed(entry.path.stem)
         # Without a hash a name says nothing: its entry stands alone, by the stem that is unique.
         shared = f"{VERSION.sub('', stem)}.rf." if VERSION.search(stem) else f"/{entry.stem}"
         pictures[shared].append(entry)
@@ -226,7 +226,7 @@ def _listed(
         known = {
             name: by_image[image] if image else of_xml[xml]
             for name, image in images.items()
-            if image or (xml := by_xml.find(f"{name}", near))
+            if image or (xml := by_xml.find(name, near))
         }
         if not known:
             if not official or not names:
@@ -291,9 +291,7 @@ def read_names(path: Path) -> list[str]:
 
 
 def _nearest_name(name: str, entries: Sequence[Entry]) -> str:
-    import difflib
-
-    stems = {nfc(entry.path.stem): entry.path.name for entry in entries}
+    stems = {composed(entry.path.stem): entry.path.name for entry in entries}
     last = re.split(r"[\\/]", name)[-1]
     close = difflib.get_close_matches(last, stems, n=1, cutoff=0.0)
     return stems[close[0]] if close else "none"

@@ -2,7 +2,6 @@
 
 import os
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from vocdist.errors import UserError
 from vocdist.voc.annotation import Annotation, AnnotationError, parse_annotation
-from vocdist.voc.encodings import printable
+from vocdist.voc.encodings import composed, printable
 
 XML_SUFFIXES = frozenset({".xml"})
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg"})
@@ -154,11 +153,6 @@ def match_files(root: Path, *, follow_links: bool = True, negatives: bool = Fals
         paths = [root / "JPEGImages" / name for name in images[stem]]
         left_out += [LeftOut(path, "no_annotation", lacking) for path in paths]
     return Matched(sorted(pairs, key=lambda pair: pair.stem), left_out, notes)
-
-
-def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC): a Mac's archives hold `u` and a combining mark."""
-    return unicodedata.normalize("NFC", name)
 
 
 def without_image_suffix(name: str) -> str:

@@ -12,7 +12,8 @@ import yaml
 from vocdist.errors import UserError
 from vocdist.voc.classes import normalise_name
 from vocdist.voc.drawn_boxes import DrawnBox, Translated
-from vocdist.voc.export_files import ExportFiles, home_of, nfc
+from vocdist.voc.encodings import composed
+from vocdist.voc.export_files import ExportFiles, home_of
 from vocdist.voc.export_images import drawn_size
 from vocdist.voc.export_pairs import Entry
 from vocdist.voc.export_split import read_names
@@ -97,11 +98,11 @@ def _labels(files: ExportFiles) -> dict[Path, Path]:
     by_place: dict[tuple[Path, str], Path] = {}
     by_home: dict[tuple[tuple[str, ...], str], Path] = {}
     for path in label_files(files):
-        by_place[path.parent, nfc(path.stem)] = path
-        by_home[home_of(path, files.folder), nfc(path.stem)] = path
+        by_place[path.parent, composed(path.stem)] = path
+        by_home[home_of(path, files.folder), composed(path.stem)] = path
     found = {}
     for image in files.images:
-        stem = nfc(image.stem)
+        stem = composed(image.stem)
         label = by_place.get((image.parent, stem)) or by_home.get(
             (home_of(image, files.folder), stem)
         )
