@@ -1,12 +1,15 @@
 """A run folder's content as plain values: what a page is made of."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vocdist.errors import UserError
 from vocdist.runs.predictions import Example, Predictions
 
 Row = Mapping[str, Any]
@@ -52,6 +55,23 @@ class RunData:
         measured = [row for row in self.rows if "val/loss" in row]
         last = measured[-1] if measured else {}
         return {k.partition("/")[2]: v for k, v in last.items() if k.startswith("val/")}
+
+
+def read_rows(metrics_jsonl: Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line; a last line that a crash cut short is left out.
+
+    Raises:
+        UserError: Another line is none.
+    """
+    lines = metrics_jsonl.read_text(encoding="utf-8").splitlines()
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise UserError(f"{metrics_jsonl}:{number}: not a JSON object") from None
+    return rows
 
 
 def points(

@@ -14,9 +14,8 @@ from vocdist.data.dataset import decode_image
 from vocdist.data.geometry import rows_to_xyxy
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
-from vocdist.report.charts import read_rows
 from vocdist.report.page import run_page
-from vocdist.report.run_data import RunData, flat
+from vocdist.report.run_data import RunData, flat, read_rows
 from vocdist.runs.environment import ENVIRONMENT, read_starts
 from vocdist.runs.folder import CONFIG, RESULTS, load_results
 from vocdist.runs.predictions import (

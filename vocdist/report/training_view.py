@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 
 from vocdist.report.charts import (
@@ -46,28 +48,62 @@ class Panel:
     wide: bool = False
 
 
+class Curve(NamedTuple):
+    """One key's values: x (N,) in epochs (2.5 is halfway in the third), y (N,)."""
+
+    color: int
+    name: str
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What one chart shows, at least one curve.
+
+    Attributes:
+        title: Of the chart.
+        curves: Each of at least one point.
+        note: Words below it.
+        highest: Where the y axis ends at the latest; None: where the values say.
+        smooth: Whether to lay a running mean over many points.
+    """
+
+    title: str
+    curves: Sequence[Curve]
+    note: str = ""
+    highest: float | None = None
+    smooth: bool = True
+
+
+def learning_curves(rows: Sequence[Row], task: str) -> list[Curves]:
+    """How well a run of a task learned; charts without a value are left out."""
+    kind = task_class(task)
+    return _present(
+        _curves(rows, "Loss", LOSSES),
+        _curves(rows, "Parts of the loss", LOSS_PARTS),
+        _curves(rows, kind.curves_title, kind.curves, highest=1.0),
+        _curves(rows, "Learning rate", RATE, smooth=False),
+        _curves(rows, "Gradient norm", NORM, note="Before clipping, where it is clipped."),
+    )
+
+
 def curve_panels(run: RunData) -> list[Panel]:
     """How well it learned; panels without a value are left out."""
-    task = task_class(run.task)
-    return _present(
-        _panel(run.rows, "Loss", LOSSES),
-        _panel(run.rows, "Parts of the loss", LOSS_PARTS),
-        _panel(run.rows, task.curves_title, task.curves, highest=1.0),
-        _panel(run.rows, "Learning rate", RATE, smooth=False),
-        _panel(run.rows, "Gradient norm", NORM, note="Before clipping, where it is clipped."),
-    )
+    return [_drawn(one) for one in learning_curves(run.rows, run.task)]
 
 
 def speed_panels(run: RunData) -> list[Panel]:
     """How fast it went."""
-    return _present(
-        _panel(run.rows, "Throughput", SPEED, note="Images of a step, over all processes."),
-        _panel(
+    found = _present(
+        _curves(run.rows, "Throughput", SPEED, note="Images of a step, over all processes."),
+        _curves(
             run.rows, "Waiting for data", WAIT, note="Share of the time between steps.", highest=1.0
         ),
-        _panel(run.rows, "Seconds an epoch", SECONDS),
-        _panel(run.rows, "GPU memory", MEMORY, note="Peak so far, on the main process."),
+        _curves(run.rows, "Seconds an epoch", SECONDS),
+        _curves(run.rows, "GPU memory", MEMORY, note="Peak so far, on the main process."),
     )
+    return [_drawn(one) for one in found]
 
 
 def compared_panels(runs: Sequence[RunData]) -> list[Panel]:
@@ -89,17 +125,17 @@ def compared_panels(runs: Sequence[RunData]) -> list[Panel]:
     panels = []
     for key, title in keys.items():
         found = [(number, run, *points(run.rows, key)) for number, run in enumerate(runs)]
-        curves = [(number % COLORS, run.name, x, y) for number, run, x, y in found if len(x)]
+        curves = [Curve(number % COLORS, run.name, x, y) for number, run, x, y in found if len(x)]
         if curves:
-            panels.append(_drawn(title, curves, smooth=key != "train/lr"))
+            panels.append(_drawn(Curves(title, curves, smooth=key != "train/lr")))
     return panels
 
 
-def _present(*panels: Panel | None) -> list[Panel]:
-    return [panel for panel in panels if panel is not None]
+def _present(*found: Curves | None) -> list[Curves]:
+    return [one for one in found if one is not None]
 
 
-def _panel(
+def _curves(
     rows: Sequence[Row],
     title: str,
     names: Mapping[str, str],
@@ -107,25 +143,27 @@ def _panel(
     note: str = "",
     highest: float | None = None,
     smooth: bool = True,
-) -> Panel | None:
-    found = [(color, name, *points(rows, key)) for color, (key, name) in enumerate(names.items())]
-    curves = [curve for curve in found if len(curve[2])]
-    return _drawn(title, curves, note=note, highest=highest, smooth=smooth) if curves else None
+) -> Curves | None:
+    found = [
+        Curve(color, name, *points(rows, key)) for color, (key, name) in enumerate(names.items())
+    ]
+    curves = [curve for curve in found if len(curve.x)]
+    return Curves(title, curves, note, highest, smooth) if curves else None
 
 
-def _drawn(
-    title: str,
-    curves: Sequence[tuple[int, str, np.ndarray, np.ndarray]],
-    *,
-    note: str = "",
-    highest: float | None = None,
-    smooth: bool = True,
-) -> Panel:
+def smoothed(curve: Curve) -> npt.NDArray[np.float64]:
+    """The running mean of a curve of many points; of few, its own values."""
+    many = len(curve.y) > SMOOTH_ABOVE
+    return running_mean(curve.y, len(curve.y) // 20) if many else curve.y
+
+
+def _drawn(shown: Curves) -> Panel:
     series: list[Series] = []
     legend: list[tuple[int, str, float | None]] = []
     tops = []
-    for color, name, x, y in curves:
-        mean = running_mean(y, len(y) // 20) if smooth and len(y) > SMOOTH_ABOVE else y
+    for curve in shown.curves:
+        color, name, x, y = curve
+        mean = smoothed(curve) if shown.smooth else y
         if mean is not y:
             series.append(Series("", *thinned(x, y), color, "faint"))
         series.append(Series(name, *thinned(x, mean), color))
@@ -133,10 +171,10 @@ def _drawn(
         # A first step of a hundred times the rest would flatten all that matters.
         tops.append(float(np.quantile(y, 0.98)) if len(y) > SMOOTH_ABOVE else float(y.max()))
     # A whole number, so that the last tick is there and the panels of a run line up.
-    last = math.ceil(max(float(x.max()) for _, _, x, _ in curves))
+    last = math.ceil(max(float(curve.x.max()) for curve in shown.curves))
     top = upper_bound(tops)
-    y_axis = Axis(0.0, min(top, highest) if highest else top)
+    y_axis = Axis(0.0, min(top, shown.highest) if shown.highest else top)
     whole = [tick for tick in nice_ticks(0.0, last, 6) if tick == int(tick)]
     series = [replace(one, y=np.minimum(one.y, y_axis.high)) for one in series]
     svg = chart(series, Axis(0.0, last, "epoch", ticks=whole), y_axis)
-    return Panel(title, svg, legend, note)
+    return Panel(shown.title, svg, legend, shown.note)

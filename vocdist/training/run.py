@@ -18,7 +18,7 @@ from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import build_accelerator, lay_out, prepare
 from vocdist.drawing import contact_sheet
 from vocdist.files.atomic import replaced_when_done
-from vocdist.report.charts import plot_curves
+from vocdist.report.curves import plot_curves
 from vocdist.report.run_report import RunReport
 from vocdist.report.wandb_results import note_best, note_data_set, result_values
 from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, Position, load_model, save_weights
@@ -246,7 +246,7 @@ def _save_weights(config: TaskConfig, trainer: Trainer) -> None:
 def _draw(config: TaskConfig, trainer: Trainer) -> dict[str, Path]:
     """Draw the curves, and what the model says of the first val images: files by name."""
     pictures = {"curves": config.run.dir / "curves.png"}
-    plot_curves(config.run.dir / METRICS, pictures["curves"])
+    plot_curves(config.run.dir / METRICS, config.task, pictures["curves"])
     reader = trainer.val_loader.dataset.reader
     images = build_loader(config, reader, training=False)
     drawn = trainer.task.pictures(images, range(min(PICTURED, len(reader))))
