@@ -29,19 +29,14 @@ def precision_recall(scores: ArrayLike, truth: ArrayLike) -> PrecisionRecall:
     The area under the steps is scikit-learn's average precision. Recall is 0 where the class has
     no positive.
     """
-    values = np.asarray(scores, dtype=np.float64)
-    positive = np.asarray(truth).astype(bool)
-    order = np.argsort(-values, kind="stable")
-    values, positive = values[order], positive[order]
-    hits = np.cumsum(positive)
-    # Of equal scores the last: a threshold takes all of them or none.
-    last = np.flatnonzero(np.diff(values, append=np.inf))
-    hits, predicted = hits[last], np.arange(1, len(values) + 1)[last]
-    return PrecisionRecall(
-        thresholds=values[last],
-        precision=hits / predicted,
-        recall=hits / max(1, int(positive.sum())),
-    )
+    values, positive = np.asarray(scores, dtype=np.float64), np.asarray(truth).astype(bool)
+    if not positive.any():
+        # scikit-learn warns, and sets recall to 1.
+        nothing = np.zeros_like(thresholds := np.unique(values)[::-1])
+        return PrecisionRecall(thresholds, precision=nothing, recall=nothing)
+    precision, recall, thresholds = precision_recall_curve(positive, values)
+    # Its last point, recall 0, belongs to no threshold.
+    return PrecisionRecall(thresholds[::-1], precision[-2::-1], recall[-2::-1])
 
 
 def f1_over(scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
@@ -200,10 +195,8 @@ def tuned_metrics(
 def _best_threshold(scores: NDArray[np.float64], present: NDArray[np.bool_]) -> float:
     if not present.any():
         return DEFAULT_THRESHOLD
-    precision, recall, thresholds = precision_recall_curve(present, scores)
-    # The last point belongs to no threshold.
-    total = np.maximum(precision + recall, 1e-12)[:-1]
-    best = int(np.argmax(2 * (precision * recall)[:-1] / total))
-    below = scores[scores < thresholds[best]]
-    lower = below.max() if len(below) else thresholds[best]
-    return float((thresholds[best] + lower) / 2)
+    curve = precision_recall(scores, present)
+    # Of equally good ones the lowest.
+    best = curve.thresholds[::-1][int(np.argmax(curve.f1[::-1]))]
+    below = scores[scores < best]
+    return float((best + (below.max() if len(below) else best)) / 2)

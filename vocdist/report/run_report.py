@@ -64,7 +64,7 @@ class RunReport:
     def write(self, records: Sequence[Record], results: Mapping[str, float] | None = None) -> None:
         """Write both files, with the `results` of a run that ends.
 
-        What goes wrong is told and stops no training.
+        What goes wrong is printed and stops no training: a page can be written afterwards.
         """
         started = time.perf_counter()
         run_dir = self._run_dir
@@ -76,7 +76,10 @@ class RunReport:
                 save_predictions(run_dir / PREDICTIONS, predictions, examples)
             write_page(run_dir, results)
         except Exception as error:
-            print(f"{run_dir / REPORT}: not written ({type(error).__name__}: {error})")
+            print(
+                f"{run_dir / REPORT}: not written ({type(error).__name__}: {error}); the training "
+                f"goes on; afterwards, python scripts/report.py {run_dir} shows what was wrong"
+            )
         self._written = time.perf_counter()
         self._cost = self._written - started
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vocdist.errors import UserError
-from vocdist.voc.encodings import composed
+from vocdist.voc.encodings import composed, read_text_list
 from vocdist.voc.export_files import ImageIndex, home_of, part_named
 from vocdist.voc.export_pairs import Entry
 from vocdist.voc.split import LIST_FLAGS, VERSION
@@ -270,17 +270,10 @@ def read_names(path: Path) -> list[str]:
     """The names in a list, one a line; flags of VOC's lists, quotes and `#` lines are dropped.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: It cannot be read, or is no text.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    # Editors on Windows and PowerShell's `>` write UTF-16.
-    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    text = content.decode("utf-16" if wide else "utf-8-sig", "surrogateescape")
     names = []
-    for line in text.splitlines():
+    for line in read_text_list(path).splitlines():
         fields = line.strip().rsplit(maxsplit=1)
         # A name may hold blanks, so only a true flag is cut off.
         name = fields[0] if len(fields) == 2 and fields[1] in LIST_FLAGS else line.strip()
