@@ -33,6 +33,7 @@ from vocdist.shards.samples import SplitSamples, samples_of
 from vocdist.shards.shrink import Shrink
 from vocdist.shards.summary import print_summary
 from vocdist.voc.classes import VOC_CLASSES
+from vocdist.voc.rows import rows_to_xyxy
 from vocdist.voc.source import resolve_source
 
 DEFAULT = Path("configs/shards/voc2012.yaml")
@@ -193,9 +194,6 @@ def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -
 
 def drawn(reader: ShardReader, index: int) -> Image.Image:
     """A stored image with its boxes and their class names."""
-    # Imported here, as torch takes seconds.
-    from vocdist.data.geometry import rows_to_xyxy
-
     sample = reader.read(index)
     notes = sample.annotations
     ids = notes.boxes[:, 0].tolist()

@@ -63,12 +63,12 @@ def from_voc(folder: Path, config: VisualizeConfig) -> Pictures:
     """Images of a VOC root with all their boxes, whatever the classes are called."""
     from PIL import Image
 
-    from vocdist.data.geometry import rows_to_xyxy
     from vocdist.drawing import draw_boxes
     from vocdist.voc.annotation import box_rows
     from vocdist.voc.classes import class_ids
     from vocdist.voc.layout import find_voc_root
     from vocdist.voc.pairing import pair_samples
+    from vocdist.voc.rows import rows_to_xyxy
 
     root = find_voc_root(folder)
     samples = {sample.stem: sample for sample in pair_samples(root).samples}
@@ -86,9 +86,9 @@ def from_shards(folder: Location, config: VisualizeConfig) -> Pictures:
     from PIL import Image
 
     from vocdist.data.dataset import decode_image
-    from vocdist.data.geometry import rows_to_xyxy
     from vocdist.drawing import class_colors, draw_boxes
     from vocdist.shards.reader import ShardReader
+    from vocdist.voc.rows import rows_to_xyxy
 
     reader = ShardReader(folder, config.split)
     index = {record.key: i for i, record in enumerate(reader.annotations)}

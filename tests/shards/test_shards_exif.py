@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from voc_on_disk import jpeg, xml
 
-from vocdist.data.geometry import rows_to_xyxy
 from vocdist.shards.exif import orientation_of, to_stored, upright_size
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.shrink import Shrink
 from vocdist.shards.verify import verify_shards
 from vocdist.voc.annotation import VocObject
+from vocdist.voc.rows import rows_to_xyxy
 
 ORIENTATIONS = range(1, 9)
 QUARTERS = (5, 6, 7, 8)

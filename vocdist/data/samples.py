@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vocdist.data.dataset import decode_image
-from vocdist.data.geometry import rows_to_xyxy
 from vocdist.remote.location import parse_location
 from vocdist.shards.reader import ShardReader
+from vocdist.voc.rows import rows_to_xyxy
 
 
 @dataclass(frozen=True)

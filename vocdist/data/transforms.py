@@ -20,11 +20,11 @@ from vocdist.data.geometry import (
     centre_square,
     fitted_size,
     random_region,
-    rows_to_xyxy,
     show,
     visible_shares,
 )
 from vocdist.shards.record import Annotations
+from vocdist.voc.rows import rows_to_xyxy
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from vocdist.config.file import read_yaml
 from vocdist.data.dataset import decode_image
-from vocdist.data.geometry import rows_to_xyxy
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.report.page import run_page
@@ -29,6 +28,7 @@ from vocdist.runs.predictions import (
 from vocdist.runs.tracking import METRICS
 from vocdist.shards.reader import ShardReader
 from vocdist.tasks.task import Record, Task
+from vocdist.voc.rows import rows_to_xyxy
 
 REPORT = "report.html"
 # Longest side of a picture in the page, pixels.

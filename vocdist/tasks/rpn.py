@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vocdist.config import RpnConfig
 from vocdist.data.batch import Batch
 from vocdist.data.features import STORED_DTYPE
-from vocdist.data.geometry import Padding, fitted_size, fitting_words, rows_to_xyxy
+from vocdist.data.geometry import Padding, fitted_size, fitting_words
 from vocdist.data.loader import BatchLoader
 from vocdist.data.transforms import RpnTransform
 from vocdist.drawing import draw_proposals
@@ -38,6 +38,7 @@ from vocdist.runs.predictions import RpnPredictions
 from vocdist.shards.reader import ShardReader
 from vocdist.tasks.rpn_model import build_model, resolve_backbone
 from vocdist.tasks.task import FrozenFeatures, ModelCard, Record, Task
+from vocdist.voc.rows import rows_to_xyxy
 
 # Numbers of proposals at which a record keeps each box's best IoU: the metrics' and those between.
 CURVE_COUNTS = tuple(sorted({1, 2, 5, 10, 20, 30, 75, 150, 250, *COUNTS}))
