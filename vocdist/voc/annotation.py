@@ -14,11 +14,11 @@ from xml.etree.ElementTree import Element, ParseError
 import numpy as np
 import numpy.typing as npt
 from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
 from vocdist.errors import UserError
 from vocdist.voc.classes import normalise_name
-from vocdist.voc.encodings import readable_xml, wrong_bytes
+from vocdist.voc.encodings import wrong_bytes
+from vocdist.voc.xml_tree import parse_xml
 
 # Far above any JPEG side (65,535), and the difference of two such values still fits an int32.
 MAX_COORDINATE = 2**30 - 1
@@ -106,7 +106,7 @@ def parse_annotation(path: Path) -> Annotation:
         detail = f"cannot be read: {error.strerror or error}"
         raise AnnotationError(path, "unreadable", detail) from error
     try:
-        root = fromstring(readable_xml(content))
+        root = parse_xml(content)
     except DefusedXmlException as error:
         # The usual vehicle of decompression bombs and file disclosure; VOC never needs it.
         detail = "declares entities or external references, which are not read"
@@ -117,7 +117,8 @@ def parse_annotation(path: Path) -> Annotation:
         raise AnnotationError(path, "malformed_xml", detail) from error
     for element in root.iter():
         # Some converters declare a namespace; VOC has none, and one meaning for each name.
-        element.tag = str(element.tag).rpartition("}")[2]
+        if "}" in element.tag:
+            element.tag = element.tag.rpartition("}")[2]
     if root.tag != "annotation" and root.find("object") is None:
         detail = f"is no VOC annotation: its root is <{root.tag}>, not <annotation>"
         raise AnnotationError(path, "not_voc_xml", detail)
