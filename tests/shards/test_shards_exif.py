@@ -123,6 +123,29 @@ def test_broken_exif_is_none(tags):
     assert orientation_of(jpeg(64, 48, exif=tags)) == 1
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        # Photoshop's segment, whose thumbnail has a start of scan of its own.
+        b"\xff\xed\x00\x08\xff\xda\xff\xd9\xff\xda",
+        b"\xff\xe2\xff\xff" + bytes(65533),
+        # Filling bytes before a marker, which the standard allows.
+        b"\xff\xff\xff",
+    ],
+)
+def test_exif_is_found_wherever_in_the_header_it_is(before):
+    turned = photograph(6)
+    assert orientation_of(turned[:2] + before + turned[2:]) == 6
+
+
+def test_words_of_exif_in_the_coded_picture_are_none_and_cost_nothing(monkeypatch):
+    plain = jpeg(64, 48)
+    monkeypatch.setattr("vocdist.shards.exif.Image.open", lambda _: pytest.fail("opened"))
+    assert orientation_of(plain + b"Exif\0\0") == 1
+    assert orientation_of(plain[:2]) == orientation_of(b"\xff\xd8\xff\xe1") == 1
+
+
 @pytest.mark.parametrize("value", [0, 9, 65535])
 def test_an_orientation_that_exif_does_not_know_is_none(value):
     exif = Image.Exif()

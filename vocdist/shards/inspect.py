@@ -29,8 +29,8 @@ from vocdist.voc.annotation import (
     AnnotationError,
     BadObject,
     VocObject,
-    box_rows,
     parse_annotation,
+    plain_rows,
 )
 from vocdist.voc.pairing import KEEP_NEGATIVES, FilePair
 
@@ -266,7 +266,7 @@ def _plan_sample(
     objects: Sequence[VocObject],
     inspection: Inspection,
 ) -> PlannedSample:
-    rows: list[list[int]] = box_rows(objects, inspection.class_ids).tolist()
+    rows = plain_rows(objects, inspection.class_ids)
     if inspection.shrink:
         stored = shrunk_size(*size, inspection.shrink.max_side)
         rows, size = shrink_rows(rows, size, stored), stored

@@ -105,6 +105,9 @@ def plan_hash(plans: Mapping[str, Sequence[ShardPlan]]) -> str:
     return digest.hexdigest()
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def record_bytes(record: Mapping[str, Any]) -> bytes:
     """The JSON member as stored: UTF-8, compact, keys in the record's own order."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(record).encode()
