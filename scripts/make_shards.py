@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     config = config_from_arguments(ShardsConfig, arguments, DEFAULT)
     root = resolve_source(config.source)
     output = config.output
-    if config.engine != "loky":
+    if config.engine not in ("local", "loky"):
         # A cluster's workers have working folders of their own.
         root = root.absolute()
         output = output.absolute() if isinstance(output, Path) else output

@@ -44,12 +44,7 @@ def wait_for(output: Path, shards: int, process: subprocess.Popen) -> None:
 
 def worker_pids(parent: int) -> list[int]:
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [
-        int(pid)
-        for pid in children
-        if b"popen_loky" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        and b"tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [int(pid) for pid in children]
 
 
 def is_running(pid: int) -> bool:

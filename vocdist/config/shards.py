@@ -36,7 +36,8 @@ class ShardsConfig:
         jpeg_quality: Of the images that are scaled, 1 to 100.
         samples_per_shard: Samples in each tar file; the last of a split may hold fewer.
         workers: Processes that read images and write shards.
-        engine: What runs them: `loky` (this machine), or a cluster of `ray` or `dask`, whose
+        engine: What runs them: `local` (this machine), `loky` (this machine, by joblib's workers,
+            as `local` is where processes cannot be forked), or a cluster of `ray` or `dask`, whose
             machines see source and output under the same paths. RAY_ADDRESS and
             DASK_SCHEDULER_ADDRESS name a running cluster; a Dask one is used as a whole.
         pictures: Draw statistics and a contact sheet beside the shards.
@@ -61,6 +62,6 @@ class ShardsConfig:
     jpeg_quality: JpegQuality = 90
     samples_per_shard: Count = 500
     workers: Count = 1
-    engine: Literal["loky", "ray", "dask"] = "loky"
+    engine: Literal["local", "loky", "ray", "dask"] = "local"
     pictures: bool = True
     tracking: TrackingConfig = TrackingConfig(wandb="disabled")

@@ -55,7 +55,7 @@ def convert(
     samples_per_shard: int,
     claim: str | None = None,
     workers: int = 1,
-    engine: str = "loky",
+    engine: str = "local",
 ) -> Manifest:
     """Write the shards of a data set and publish them by their manifest.
 

@@ -1,24 +1,33 @@
 """The workers of a conversion: processes of this machine, or those of a Ray or Dask cluster."""
 
+import gc
 import os
+import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor, CancelledError
-from contextlib import closing, contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from itertools import repeat
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
-
-from joblib import Parallel, delayed, parallel_config
 
 from vocdist.errors import UserError
 
 # A worker that dies takes its work with it this often before the run gives up: the work may be
 # what kills it. As many as Dask allows.
 RETRIES = 3
+OUT_OF_MEMORY = (
+    "most likely for want of memory: run the same command again, with fewer workers if it comes "
+    "back"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +53,7 @@ def connected(engine: str, workers: int) -> Iterator[Backend]:
         UserError: The engine is not installed, or its cluster cannot be reached or is too small.
     """
     if engine == "loky":
-        advice = (
-            "most likely for want of memory: run the same command again, with fewer workers if it "
-            "comes back"
-        )
-        yield Backend({"backend": "loky"}, (BrokenExecutor,), advice)
+        yield Backend({"backend": "loky"}, (BrokenExecutor,), OUT_OF_MEMORY)
         return
     package, connect = {"ray": ("ray", _ray), "dask": ("distributed", _dask)}[engine]
     try:
@@ -140,24 +145,87 @@ Result = TypeVar("Result")
 
 def run_tasks(
     function: Callable[..., Result],
-    tasks: Iterable[tuple[Any, ...]],
+    tasks: Sequence[tuple[Any, ...]],
     *,
     workers: int,
-    engine: str = "loky",
+    engine: str = "local",
 ) -> Iterator[Result]:
     """Call `function(*task)` for each task in worker processes; results come in order.
 
     Args:
-        function: Importable by its name, as workers import it anew.
+        function: Importable by its name, as workers may import it anew.
         tasks: Positional arguments of each call.
-        workers: Processes; with 1 all is done in this one.
-        engine: `loky`, or a cluster's (see `vocdist.shards.engine`).
+        workers: Processes; with 1 all is done in this one, unless the engine is a cluster's.
+        engine: `local`, `loky`, or a cluster's (see `ShardsConfig`).
 
     Raises:
         UserError: The engine is not there, or a worker process died; what `function` raises is
             raised as it is.
     """
+    if engine == "local" and workers == 1:
+        return (function(*task) for task in tasks)
+    if engine == "local" and sys.platform == "linux":
+        return _run_forked(function, tasks, workers)
+    return _run_by_joblib(function, tasks, workers, "loky" if engine == "local" else engine)
+
+
+def _run_forked(
+    function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[Result]:
+    """Workers that are forked have all that is imported here at once; others take a second each.
+
+    Not on macOS, whose system libraries do not bear it, and Windows, which has no fork.
+    """
+    alive, held = Pipe(duplex=False)
+    try:
+        with ProcessPoolExecutor(workers, get_context("fork"), _end_with, (alive, held)) as pool:
+            try:
+                # Of Python 3.12 and later, since NumPy's BLAS has threads; no worker uses them.
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "This process .* is multi-threaded")
+                    results = pool.map(_starred, repeat(function), tasks)
+                yield from results
+            except BaseException:
+                # The workers end now: the pool would wait for the tasks that they have begun.
+                held.close()
+                raise
+    except BrokenExecutor as error:
+        raise _killed(error, OUT_OF_MEMORY) from None
+    finally:
+        held.close()
+        alive.close()
+
+
+def _starred(function: Callable[..., Result], task: tuple[Any, ...]) -> Result:
+    return function(*task)
+
+
+def _end_with(alive: Connection, held: Connection) -> None:
+    """End this worker, whatever it does, when its parent lets go of `held`, by dying for example.
+
+    The pool's own workers would wait forever for more work.
+    """
+    held.close()
+    # The parent's to answer, which then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What was there before is not looked at again by this process's garbage collection.
+    gc.freeze()
+
+    def follow() -> None:
+        with suppress(EOFError, OSError):
+            alive.recv_bytes()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _run_by_joblib(
+    function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], workers: int, engine: str
+) -> Iterator[Result]:
     with connected(engine, workers) as backend:
+        # Imported here, as it takes a quarter of a second.
+        from joblib import Parallel, delayed, parallel_config
+
         with parallel_config(**backend.options):
             parallel = Parallel(
                 n_jobs=workers,
@@ -174,19 +242,21 @@ def run_tasks(
             with closing(parallel(calls)) as results:
                 yield from results
         except backend.failures as error:
-            raise UserError(
-                f"a worker process was killed, {backend.advice} ({first_line(error)})"
-            ) from None
+            raise _killed(error, backend.advice) from None
+
+
+def _killed(error: BaseException, advice: str) -> UserError:
+    return UserError(f"a worker process was killed, {advice} ({first_line(error)})")
 
 
 def _call(parent: int | None, function: Callable[..., Result], *task: Any) -> Result:
     if parent not in (None, os.getpid()):
-        _end_with(parent)
+        _end_with_pid(parent)
     return function(*task)
 
 
 @cache
-def _end_with(parent: int | None) -> None:
+def _end_with_pid(parent: int | None) -> None:
     """End this worker soon after its parent: joblib's would wait five minutes for more work."""
 
     def follow() -> None:

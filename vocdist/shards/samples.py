@@ -95,7 +95,7 @@ def samples_of(
     strict: bool = False,
     max_rejected: float = 0.1,
     workers: int = 1,
-    engine: str = "loky",
+    engine: str = "local",
 ) -> SplitSamples:
     """Pair, read, check and split a VOC root; every annotation and image is looked at.
 

@@ -110,7 +110,7 @@ class CheckedShard:
 
 
 def verify_shards(
-    folder: Location, *, fast: bool = False, workers: int = 1, engine: str = "loky"
+    folder: Location, *, fast: bool = False, workers: int = 1, engine: str = "local"
 ) -> list[str]:
     """Compare a shard folder with its manifest: a line per problem, none when all is well.
 
@@ -120,7 +120,7 @@ def verify_shards(
         fast: Check hashes and counts only; otherwise also that every JPEG decodes, that records
             fit their images and classes, and that boxes are inside.
         workers: Processes.
-        engine: A joblib backend.
+        engine: See `ShardsConfig`.
     """
     try:
         manifest = load_manifest(folder)
