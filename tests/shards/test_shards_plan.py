@@ -12,7 +12,8 @@ IMAGES = Path("JPEGImages")
 
 def samples(count: int, prefix: str = "s") -> list[PlannedSample]:
     return [
-        PlannedSample(f"{prefix}{i}", f"{prefix}{i}.jpg", b"\0" * 32, b"{}") for i in range(count)
+        PlannedSample(f"{prefix}{i}", f"{prefix}{i}.jpg", b"\0" * 32, b"{}", ())
+        for i in range(count)
     ]
 
 
@@ -35,8 +36,8 @@ def test_the_hash_knows_contents_records_order_and_settings():
         return plan_hash(plans)
 
     base = samples(3)
-    changed_image = [PlannedSample("s0", "s0.jpg", b"\1" * 32, b"{}"), *base[1:]]
-    changed_record = [PlannedSample("s0", "s0.jpg", b"\0" * 32, b"[]"), *base[1:]]
+    changed_image = [PlannedSample("s0", "s0.jpg", b"\1" * 32, b"{}", ()), *base[1:]]
+    changed_record = [PlannedSample("s0", "s0.jpg", b"\0" * 32, b"[]", ()), *base[1:]]
     found = [
         hash_of(base),
         hash_of(changed_image),

@@ -4,7 +4,6 @@ The bytes do not depend on how many workers there are, and shards that an interr
 their hash, are not written again.
 """
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from vocdist.errors import UserError
@@ -37,7 +35,7 @@ from vocdist.shards.rejections import save_rejections
 from vocdist.shards.samples import SplitSamples
 from vocdist.shards.write import write_shard
 from vocdist.shards.writer_lock import cannot_be_written, claimed
-from vocdist.voc.counts import count_split
+from vocdist.voc.counts import count_class_ids
 
 Plans = Mapping[str, Sequence[ShardPlan]]
 # What a folder may hold before its manifest.
@@ -161,13 +159,19 @@ def _write_all(
     workers: int,
     engine: str,
 ) -> dict[str, ShardRecord]:
+    """Write what is not there yet; all is on the disk when the records come back, by name."""
     flat = [plan for split in plans.values() for plan in split]
     tasks = [(plan, output, claim, done.get(plan.name)) for plan in flat]
     results = run_tasks(write_shard, tasks, workers=min(workers, len(flat)), engine=engine)
     published = (output / MANIFEST_NAME).exists()
     records = {}
-    # disable=None: no bar where stderr is not a terminal.
-    with tqdm(total=sum(len(p.samples) for p in flat), desc="write", unit="img", disable=None) as b:
+    images = sum(len(plan.samples) for plan in flat)
+    with (
+        # disable=None: no bar where stderr is not a terminal.
+        tqdm(total=images, desc="write", unit="img", disable=None) as bar,
+        ThreadPoolExecutor(8) as disk,
+    ):
+        on_disk = []
         for record, is_new in results:
             if is_new and published and record != done.get(record.name):
                 raise UserError(
@@ -176,19 +180,20 @@ def _write_all(
                     f"again"
                 )
             records[record.name] = record
-            b.update(record.samples)
+            # While others are written: at the end the disk would keep everybody waiting.
+            shard = output / record.name
+            on_disk += [disk.submit(fsync, path) for path in (shard, index_path(shard))]
+            bar.update(record.samples)
+        for done_or_not in on_disk:
+            done_or_not.result()
     return records
 
 
 def _publish(manifest: Manifest, samples: SplitSamples, output: Path) -> Manifest:
-    """Wait until all shards are on the disk, then make the folder a data set; its manifest.
+    """Make a folder whose shards are on the disk a data set; its manifest.
 
     A data set that is found whole keeps its manifest to the byte: runs know it by that.
     """
-    names = [shard.name for split in manifest.splits.values() for shard in split.shards]
-    paths = [path for name in names for path in (output / name, index_path(output / name))]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(fsync, paths))
     save_rejections(samples.rejections, output)
     save_info(manifest, output)
     published = load_manifest(output) if (output / MANIFEST_NAME).exists() else None
@@ -231,7 +236,7 @@ def split_record(
     classes: Sequence[str],
 ) -> SplitRecord:
     """A split's counts, and the records of its shards in their order."""
-    counts = count_split(_boxes(samples), classes)
+    counts = count_class_ids((sample.class_ids for sample in samples), classes)
     return SplitRecord(
         samples=counts.samples,
         objects=sum(counts.objects.values()),
@@ -239,8 +244,3 @@ def split_record(
         class_objects=counts.objects,
         shards=tuple(records[plan.name] for plan in plans),
     )
-
-
-def _boxes(samples: Sequence[PlannedSample]) -> Iterator[np.ndarray]:
-    for sample in samples:
-        yield np.asarray(json.loads(sample.record)["boxes"], dtype=np.int32).reshape(-1, 5)

@@ -286,6 +286,7 @@ def _plan_sample(
         image_name=pair.image_name,
         image_hash=content_hash(encoded),
         record=record_bytes(record),
+        class_ids=tuple(row[0] for row in rows),
     )
 
 

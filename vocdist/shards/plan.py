@@ -28,12 +28,14 @@ class PlannedSample:
         record: The JSON member, as stored: `key`, `filename`, `width`, `height` (stored pixels),
             `boxes` (N rows `[class_id, x, y, w, h]`, VOC's 1-based minima), `names`, `difficult`,
             `truncated` (N each).
+        class_ids: Of its boxes (N), so that nobody parses the record again to count.
     """
 
     key: str
     image_name: str
     image_hash: bytes
     record: bytes
+    class_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ OWNER = "bigdata"
 MODE = 0o444
 # Where the fields that differ between members lie in a header.
 NAME_BYTES, SIZE, CHECKSUM = 100, slice(124, 135), slice(148, 156)
+IO_BYTES = 1 << 20
 
 
 def member_header(name: str, size: int) -> bytes:
@@ -31,22 +32,29 @@ def member_header(name: str, size: int) -> bytes:
     encoded = name.encode("utf-8", "surrogateescape")
     if len(encoded) > NAME_BYTES:
         raise ValueError(f"{name!r} does not fit into a tar header")
-    header = bytearray(_blank_header())
+    digits = b"%011o" % size
+    blank, blank_sum = _blank_header()
+    header = bytearray(blank)
     header[: len(encoded)] = encoded
-    header[SIZE] = b"%011o" % size
-    # By definition the sum is that of a header whose checksum is blanks.
-    header[CHECKSUM] = b" " * 8
-    header[CHECKSUM] = b"%06o\0 " % sum(header)
+    header[SIZE] = digits
+    header[CHECKSUM] = b"%06o\0 " % (blank_sum + sum(encoded) + sum(digits))
     return bytes(header)
 
 
 @cache
-def _blank_header() -> bytes:
-    """The header of a nameless empty member: tarfile takes 50 µs for each, patching it takes 5."""
+def _blank_header() -> tuple[bytes, int]:
+    """A header without name, size and checksum, and the sum of its bytes.
+
+    tarfile takes 22 µs for each header, patching this one takes 2, and a sample has two of them.
+    """
     info = TarInfo()
     info.mode = MODE
     info.uname = info.gname = OWNER
-    return info.tobuf(USTAR_FORMAT)
+    header = bytearray(info.tobuf(USTAR_FORMAT))
+    header[SIZE] = bytes(11)
+    # By definition the sum is that of a header whose checksum is blanks.
+    header[CHECKSUM] = b" " * 8
+    return bytes(header), sum(header)
 
 
 def padding(size: int) -> bytes:
@@ -58,9 +66,6 @@ def tar_end(size: int) -> bytes:
     """What closes a tar of `size` bytes: two blocks of zeros, and more up to a full record."""
     end = 2 * BLOCKSIZE
     return NUL * (end + -(size + end) % RECORDSIZE)
-
-
-READ_BYTES = 1 << 20
 
 
 def write_shard(
@@ -126,26 +131,27 @@ def _write(plan: ShardPlan, tar: Path, index: Path) -> _Written:
     content = xxh3_128()
     entries: list[IndexEntry] = []
     offset = objects = 0
-    with tar.open("wb") as stream:
+    # Large writes take the kernel less time for each byte.
+    with tar.open("wb", buffering=IO_BYTES) as stream:
         for sample in plan.samples:
-            jpeg = _image_bytes(plan, sample)
+            jpeg, record = _image_bytes(plan, sample), sample.record
             jpg_header = member_header(f"{sample.key}.jpg", len(jpeg))
-            json_header = member_header(f"{sample.key}.json", len(sample.record))
-            front = b"".join([jpg_header, jpeg, padding(len(jpeg)), json_header])
-            block = b"".join([front, sample.record, padding(len(sample.record))])
-            entries.append(
-                IndexEntry(
-                    key=sample.key,
-                    jpg_offset=offset + len(jpg_header),
-                    jpg_size=len(jpeg),
-                    json_offset=offset + len(front),
-                    json_size=len(sample.record),
-                )
+            json_header = member_header(f"{sample.key}.json", len(record))
+            between = padding(len(jpeg)) + json_header
+            entry = IndexEntry(
+                key=sample.key,
+                jpg_offset=offset + len(jpg_header),
+                jpg_size=len(jpeg),
+                json_offset=offset + len(jpg_header) + len(jpeg) + len(between),
+                json_size=len(record),
             )
-            stream.write(block)
-            content.update(block)
-            offset += len(block)
-            objects += len(json.loads(sample.record)["boxes"])
+            entries.append(entry)
+            # One by one: joined, each image would be copied once more.
+            for part in (jpg_header, jpeg, between + record + padding(len(record))):
+                stream.write(part)
+                content.update(part)
+                offset += len(part)
+            objects += len(sample.class_ids)
         end = tar_end(offset)
         stream.write(end)
         content.update(end)
@@ -157,7 +163,7 @@ def _read_back(tar: Path) -> tuple[bytes, str]:
     """The content's hash to compare with, and the hex SHA-256 that the manifest states."""
     content, sha256 = xxh3_128(), hashlib.sha256()
     with tar.open("rb", buffering=0) as stream:
-        while block := stream.read(READ_BYTES):
+        while block := stream.read(IO_BYTES):
             content.update(block)
             sha256.update(block)
     return content.digest(), sha256.hexdigest()

@@ -1,5 +1,6 @@
 """How many images and objects each class has, per split, as numbers and as a table."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,25 +31,34 @@ def count_split(boxes_per_sample: Iterable[Boxes], class_names: Sequence[str]) -
     Raises:
         ValueError: A class id lies outside `range(C)`.
     """
-    num_classes = len(class_names)
+    return count_class_ids((boxes[:, 0].tolist() for boxes in boxes_per_sample), class_names)
+
+
+def count_class_ids(
+    ids_per_sample: Iterable[Sequence[int]], class_names: Sequence[str]
+) -> SplitCounts:
+    """What `count_split` counts, from the class ids of each image's boxes.
+
+    Raises:
+        ValueError: A class id lies outside `range(C)`.
+    """
     samples = 0
-    images = np.zeros(num_classes, dtype=np.int64)
-    objects = np.zeros(num_classes, dtype=np.int64)
-    for boxes in boxes_per_sample:
-        # bincount refuses negative ids and grows for those too large.
-        per_class = np.bincount(boxes[:, 0], minlength=num_classes)
-        if len(per_class) > num_classes:
+    images: Counter[int] = Counter()
+    objects: Counter[int] = Counter()
+    for ids in ids_per_sample:
+        samples += 1
+        images.update(set(ids))
+        objects.update(ids)
+    for class_id in sorted(objects):
+        if not 0 <= class_id < len(class_names):
             raise ValueError(
-                f"class id {len(per_class) - 1} does not fit {num_classes} classes: "
+                f"class id {class_id} does not fit {len(class_names)} classes: "
                 "make the boxes and the counts from the same class list"
             )
-        samples += 1
-        images += per_class > 0
-        objects += per_class
     return SplitCounts(
         samples=samples,
-        images=dict(zip(class_names, images.tolist(), strict=True)),
-        objects=dict(zip(class_names, objects.tolist(), strict=True)),
+        images={name: images[i] for i, name in enumerate(class_names)},
+        objects={name: objects[i] for i, name in enumerate(class_names)},
     )
 
 
