@@ -8,13 +8,13 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from itertools import repeat
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -183,8 +183,9 @@ def _run_forked(
                 # Of Python 3.12 and later, since NumPy's BLAS has threads; no worker uses them.
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "This process .* is multi-threaded")
-                    results = pool.map(_starred, repeat(function), tasks)
-                yield from results
+                    futures = deque(pool.submit(function, *task) for task in tasks)
+                while futures:
+                    yield futures.popleft().result()
             except BaseException:
                 # The workers end now: the pool would wait for the tasks that they have begun.
                 held.close()
@@ -194,10 +195,6 @@ def _run_forked(
     finally:
         held.close()
         alive.close()
-
-
-def _starred(function: Callable[..., Result], task: tuple[Any, ...]) -> Result:
-    return function(*task)
 
 
 def _end_with(alive: Connection, held: Connection) -> None:
