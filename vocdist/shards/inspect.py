@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vocdist.errors import UserError
+from vocdist.files.content import read_content
 from vocdist.shards.exif import (
     UPRIGHT,
     WORDS,
@@ -100,7 +101,7 @@ def _annotation(pair: FilePair, inspection: Inspection) -> Annotation | Rejectio
     """The XML of a pair; refused where it holds no object and negatives are not asked for."""
     if pair.annotation_name is None:
         return NOTHING
-    xml = inspection.root / "Annotations" / pair.annotation_name
+    xml = inspection.root.joinpath("Annotations", pair.annotation_name)
     try:
         annotation = parse_annotation(xml)
     except AnnotationError as error:
@@ -115,7 +116,7 @@ def _annotation(pair: FilePair, inspection: Inspection) -> Annotation | Rejectio
 
 def _image(pair: FilePair, inspection: Inspection) -> _Image | Rejection:
     try:
-        encoded = _read(inspection.root / "JPEGImages" / pair.image_name)
+        encoded = _read(f"{inspection.root}/JPEGImages/{pair.image_name}")
         size = checked_size(encoded, decode=inspection.decode)
     except BadImage as bad:
         return Rejection(_image_name(pair), "file", bad.reason, bad.detail)
@@ -193,7 +194,7 @@ def _objects_of(annotation: Annotation, inspection: Inspection) -> tuple[list[Vo
     wanted = [item for item in known if not (inspection.skip_difficult and item.difficult)]
     left = _Left(
         bad=tuple(item for item in wanted if isinstance(item, BadObject)),
-        unknown=Counter(item.name for item in every if item.name and item.name not in ids),
+        unknown=Counter([item.name for item in every if item.name and item.name not in ids]),
         difficult=len(known) - len(wanted),
     )
     return [item for item in wanted if isinstance(item, VocObject)], left
@@ -270,16 +271,16 @@ def _box_words(item: VocObject) -> str:
     return f"{item.name} ({item.xmin}, {item.ymin})-({item.xmax}, {item.ymax})"
 
 
-def _read(image: Path) -> bytes:
+def _read(image: str) -> bytes:
     try:
-        return image.read_bytes()
+        return read_content(image)
     except FileNotFoundError:
         raise _vanished(image) from None
     except OSError as error:
         raise BadImage("unreadable_image", f"cannot be read: {error.strerror or error}") from None
 
 
-def _vanished(path: Path) -> UserError:
+def _vanished(path: Path | str) -> UserError:
     return UserError(
         f"{path}: vanished while the data set was read, or {socket.gethostname()} does not see it: "
         f"run again"

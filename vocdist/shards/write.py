@@ -12,6 +12,7 @@ from xxhash import xxh3_128
 
 from vocdist.errors import UserError
 from vocdist.files.atomic import TEMPORARY_SUFFIX
+from vocdist.files.content import read_content
 from vocdist.shards.index import IndexEntry, index_bytes, index_path
 from vocdist.shards.manifest import ShardRecord
 from vocdist.shards.plan import PlannedSample, ShardPlan, content_hash
@@ -170,9 +171,9 @@ def _read_back(tar: Path) -> tuple[bytes, str]:
 
 
 def _image_bytes(plan: ShardPlan, sample: PlannedSample) -> bytes:
-    path = plan.images / sample.image_name
+    path = f"{plan.images}/{sample.image_name}"
     try:
-        encoded = path.read_bytes()
+        encoded = read_content(path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read any more ({error.strerror}): put it back or take out its "

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from defusedxml.common import DefusedXmlException
 
 from vocdist.errors import UserError
+from vocdist.files.content import read_content
 from vocdist.voc.classes import normalise_name
 from vocdist.voc.encodings import wrong_bytes
 from vocdist.voc.xml_tree import parse_xml
@@ -101,7 +102,7 @@ def parse_annotation(path: Path) -> Annotation:
             another kind.
     """
     try:
-        content = path.read_bytes()
+        content = read_content(path)
     except OSError as error:
         detail = f"cannot be read: {error.strerror or error}"
         raise AnnotationError(path, "unreadable", detail) from error
@@ -231,9 +232,9 @@ def _parse_object(element: Element, label: str) -> VocObject | BadObject:
 def _are_shares(corners: Sequence[float]) -> bool:
     """Whether corners (xmin, ymin, xmax, ymax) are from 0 to 1, and more than a point in pixels."""
     xmin, ymin, xmax, ymax = corners
-    if any(corner % 1 for corner in corners):
+    if xmin % 1 or ymin % 1 or xmax % 1 or ymax % 1:
         return min(corners) >= -SHARE_SLACK and max(corners) <= 1 + SHARE_SLACK
-    return set(corners) == {0, 1} and xmin != xmax and ymin != ymax
+    return xmax <= 1 and set(corners) == {0, 1} and xmin != xmax and ymin != ymax
 
 
 def _flag(element: Element, tag: str) -> bool:

@@ -276,17 +276,20 @@ def _lacking(what: str, useless: LeftOut | None) -> str:
 def _pair(
     root: Path, stem: str, xmls: list[str], images: list[str], useless: LeftOut | None
 ) -> FilePair:
-    xml = root / "Annotations" / xmls[0]
+
+    def refused(reason: str, detail: str) -> AnnotationError:
+        return AnnotationError(root / "Annotations" / xmls[0], reason, detail)
+
     # Two files may claim one stem by a different suffix; to choose would be to guess.
     if len(xmls) > 1:
         detail = f"{xmls[1]} has the same stem{_look_equal(xmls)}"
-        raise AnnotationError(xml, "duplicate_annotation", detail)
+        raise refused("duplicate_annotation", detail)
     if not images:
         lacking = _lacking(f"no {stem}.jpg or {stem}.jpeg to use in JPEGImages", useless)
-        raise AnnotationError(xml, "no_image", lacking)
+        raise refused("no_image", lacking)
     if len(images) > 1:
         detail = f"several images have this stem: {' and '.join(images)}{_look_equal(images)}"
-        raise AnnotationError(xml, "duplicate_image", detail)
+        raise refused("duplicate_image", detail)
     return FilePair(stem, images[0], xmls[0])
 
 
