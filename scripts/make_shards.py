@@ -10,6 +10,12 @@ Killed, it goes on where it was when run again.
 """
 
 import io
+import json
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from multiprocessing import Pipe, Process
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +27,7 @@ from vocdist.cli import config_from_arguments, run_command
 from vocdist.config import ShardsConfig
 from vocdist.config.file import plain_config
 from vocdist.drawing import class_colors, contact_sheet, draw_boxes
+from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.remote.cache import default_cache
 from vocdist.remote.location import last_part
@@ -54,8 +61,6 @@ def main(arguments: list[str]) -> None:
         with claimed_output(output) as claim:
             samples = read_samples(config, root)
             manifest = convert_samples(config, samples, output, claim)
-        if config.pictures:
-            draw_pictures(output)
     else:
         samples = read_samples(config, root)
         manifest = make_remote(config, samples, output)
@@ -82,8 +87,6 @@ def make_remote(config: ShardsConfig, samples: SplitSamples, url: str) -> Manife
         if manifest is None:
             with claimed_output(folder) as claim:
                 manifest = convert_samples(config, samples, folder, claim)
-            if config.pictures:
-                draw_pictures(folder)
             publish(folder, url)
     return manifest
 
@@ -112,50 +115,100 @@ def read_samples(config: ShardsConfig, root: Path) -> SplitSamples:
 def convert_samples(
     config: ShardsConfig, samples: SplitSamples, folder: Path, claim: str
 ) -> Manifest:
-    """Write the shards of what can be used."""
+    """Write the shards of what can be used, and draw what is in them."""
     seeded = samples.split_kind == "seeded"
-    return convert(
-        samples,
-        folder,
-        name=config.name or last_part(config.output),
-        classes=config.classes or VOC_CLASSES,
-        split_rule=SplitRule(
-            kind=samples.split_kind,
-            ratio=config.split_ratio if seeded else None,
-            seed=config.split_seed if seeded else None,
-        ),
-        skip_difficult=config.skip_difficult,
-        samples_per_shard=config.samples_per_shard,
-        claim=claim,
-        workers=config.workers,
-        engine=config.engine,
-    )
+    classes = config.classes or VOC_CLASSES
+    wanted = config.pictures and not have_pictures(folder)
+    with statistics_apart(samples, classes) if wanted else nullcontext() as statistics:
+        manifest = convert(
+            samples,
+            folder,
+            name=config.name or last_part(config.output),
+            classes=classes,
+            split_rule=SplitRule(
+                kind=samples.split_kind,
+                ratio=config.split_ratio if seeded else None,
+                seed=config.split_seed if seeded else None,
+            ),
+            skip_difficult=config.skip_difficult,
+            samples_per_shard=config.samples_per_shard,
+            claim=claim,
+            workers=config.workers,
+            engine=config.engine,
+        )
+        if statistics:
+            save_pictures(folder, statistics)
+    return manifest
 
 
-def draw_pictures(folder: Path) -> None:
-    """Statistics of the boxes, and a sheet of samples, beside the shards; once per manifest."""
-    made = (folder / MANIFEST_NAME).stat().st_mtime
-    pictures = [folder / name for name in (STATISTICS, SHEET)]
-    if all(path.exists() and path.stat().st_mtime >= made for path in pictures):
-        return
-    # Imported here: matplotlib takes a second, which a run that finds its work done does without.
+def have_pictures(folder: Path) -> bool:
+    """Whether both pictures are there, as new as the manifest: they are drawn once for each."""
+    try:
+        made = (folder / MANIFEST_NAME).stat().st_mtime
+        return all((folder / name).stat().st_mtime >= made for name in (STATISTICS, SHEET))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def statistics_apart(samples: SplitSamples, classes: Sequence[str]) -> Iterator[Connection]:
+    """Draw the statistics of the boxes in another process, while shards are written.
+
+    Yields where the bytes of the PNG arrive. matplotlib takes two seconds of a processor: at the
+    end all others would be idle.
+    """
+    receiver, sender = Pipe(duplex=False)
+    records = {
+        split: [sample.record for sample in members] for split, members in samples.splits.items()
+    }
+    process = Process(target=send_statistics, args=(sender, records, classes), daemon=True)
+    process.start()
+    # What is left is the other process's: when that ends, there is no more to wait for.
+    sender.close()
+    try:
+        yield receiver
+    finally:
+        receiver.close()
+        process.terminate()
+        process.join()
+
+
+def send_statistics(
+    sender: Connection, records: Mapping[str, Sequence[bytes]], classes: Sequence[str]
+) -> None:
+    """Draw the statistics and send them, as a PNG."""
     from vocdist.report.dataset import SplitBoxes, plot_dataset
 
-    readers = [ShardReader(folder, split) for split in load_manifest(folder).splits]
+    # The parent's to answer, which then ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     boxes = {}
-    for reader in readers:
-        rows = np.concatenate([np.zeros((0, 5), np.int64), *(a.boxes for a in reader.annotations)])
-        per_image = np.array([len(a.boxes) for a in reader.annotations], dtype=np.int64)
+    for split, members in records.items():
+        each = [json.loads(record)["boxes"] for record in members]
+        rows = np.array([row for rows in each for row in rows], dtype=np.int64).reshape(-1, 5)
         # VOC's corners are inclusive: a box of w = xmax - xmin covers one pixel more.
         sizes = rows[:, 3:].astype(np.float64) + 1
-        boxes[reader.split] = SplitBoxes(rows[:, 0], sizes, per_image)
-    plot_dataset(boxes, readers[0].manifest.classes, pictures[0])
+        boxes[split] = SplitBoxes(rows[:, 0], sizes, np.array([len(rows) for rows in each]))
+    sender.send_bytes(plot_dataset(boxes, classes))
+
+
+def save_pictures(folder: Path, statistics: Connection) -> None:
+    """Write the statistics, and draw a sheet of samples from the shards."""
+    try:
+        drawing = statistics.recv_bytes()
+    except EOFError:
+        raise UserError(
+            f"{folder}: the shards are complete, but what drew their statistics ended early, most "
+            f"likely for want of memory: run the same command again, or pass pictures=false"
+        ) from None
+    with replaced_when_done(folder / STATISTICS) as temporary:
+        temporary.write_bytes(drawing)
+    readers = [ShardReader(folder, split) for split in load_manifest(folder).splits]
     fullest = max(readers, key=len)
     count = min(len(fullest), SHEET_ROWS * SHEET_COLUMNS)
     # Evenly spaced: the same pictures each time, from all shards.
     chosen = np.linspace(0, len(fullest) - 1, count).astype(int).tolist()
     sheet = contact_sheet([drawn(fullest, index) for index in chosen], SHEET_COLUMNS)
-    with replaced_when_done(pictures[1]) as temporary:
+    with replaced_when_done(folder / SHEET) as temporary:
         sheet.save(temporary, "JPEG", quality=88)
 
 

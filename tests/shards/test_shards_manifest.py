@@ -180,6 +180,19 @@ def test_the_command_prints_the_table_and_reads_its_config(small_root, tmp_path,
     assert verify_shards(tmp_path / "out", fast=True) == []
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_conversion_never_waits_for_the_import_of_torch(small_root, tmp_path, workers):
+    script = ("-X", "importtime", "scripts/make_shards.py", "configs/demo/shards.yaml")
+    words = (f"source={small_root}", f"output={tmp_path / 'out'}", f"workers={workers}")
+    done = subprocess.run([sys.executable, *script, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Of its workers too, as they are forked.
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"simplejpeg", "matplotlib.figure", "vocdist.drawing"} <= imported
+    assert not {"torch", "joblib", "webdataset", "accelerate", "wandb"} & imported
+    assert (tmp_path / "out/dataset.png").exists()
+
+
 def test_the_command_follows_the_trees_own_lists_by_default(voc_root, tmp_path):
     voc_root.fill(5)
     main = voc_root.path / "ImageSets/Main"

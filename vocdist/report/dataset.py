@@ -3,16 +3,14 @@
 B: boxes of a split. I: its images. C: classes.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from vocdist.files.atomic import replaced_when_done
 
 _COLORS = ("#2563eb", "#ea580c", "#0d9488", "#9333ea")
 _INK, _GRID = "#1f2937", "#e5e7eb"
@@ -37,10 +35,8 @@ class SplitBoxes:
     per_image: npt.NDArray[np.int64]
 
 
-def plot_dataset(
-    splits: Mapping[str, SplitBoxes], class_names: Sequence[str], output: Path
-) -> None:
-    """Draw four panels into a PNG: boxes per class, and shares by count, size and aspect ratio.
+def plot_dataset(splits: Mapping[str, SplitBoxes], class_names: Sequence[str]) -> bytes:
+    """Draw four panels, as a PNG: boxes per class, and shares by count, size and aspect ratio.
 
     The last three are shares of the split, so that splits of different sizes lie on each other
     when they are alike.
@@ -55,8 +51,9 @@ def plot_dataset(
     _draw_shares(size, "Box size: √(width · height), pixels", sides)
     ratios = {name: split.sizes[:, 0] / split.sizes[:, 1] for name, split in splits.items()}
     _draw_shares(ratio, "Aspect ratio: width / height", ratios)
-    with replaced_when_done(output) as temporary:
-        figure.savefig(temporary, format="png")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
 
 
 def _draw_classes(axis: Axes, splits: Mapping[str, SplitBoxes], class_names: Sequence[str]) -> None:
