@@ -23,6 +23,7 @@ ELSEWHERE = {
     "benchmarks/classifier.md": "measured/classifier.md",
     "benchmarks/notebook.md": "measured/notebook.md",
     "benchmarks/rpn.md": "measured/rpn.md",
+    "benchmarks/shards.md": "measured/shards.md",
 }
 COPIES = "repository"
 # An inline link or image: its text, target, anchor; URLs and bare anchors are left alone.
