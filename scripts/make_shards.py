@@ -27,7 +27,7 @@ from vocdist.report.dataset_pictures import (
     save_pictures,
     statistics_apart,
 )
-from vocdist.shards.convert import claimed_output, convert
+from vocdist.shards.convert import convert, locked_output
 from vocdist.shards.manifest import MANIFEST_NAME, Manifest, SplitRule, save_manifest
 from vocdist.shards.plan import plan_hash, plan_shards
 from vocdist.shards.publish import data_set_entry, publish, published, staged
@@ -50,9 +50,9 @@ def main(arguments: list[str]) -> None:
         root = root.absolute()
         output = output.absolute() if isinstance(output, Path) else output
     if isinstance(output, Path):
-        with claimed_output(output) as claim:
+        with locked_output(output) as lock_token:
             samples = read_samples(config, root)
-            manifest = convert_samples(config, samples, output, claim)
+            manifest = convert_samples(config, samples, output, lock_token)
     else:
         samples = read_samples(config, root)
         manifest = make_remote(config, samples, output)
@@ -77,8 +77,8 @@ def make_remote(config: ShardsConfig, samples: SplitSamples, url: str) -> Manife
         )
         manifest = published(url, plan_hash(plans))
         if manifest is None:
-            with claimed_output(folder) as claim:
-                manifest = convert_samples(config, samples, folder, claim)
+            with locked_output(folder) as lock_token:
+                manifest = convert_samples(config, samples, folder, lock_token)
             publish(folder, url)
     return manifest
 
@@ -105,7 +105,7 @@ def read_samples(config: ShardsConfig, root: Path) -> SplitSamples:
 
 
 def convert_samples(
-    config: ShardsConfig, samples: SplitSamples, folder: Path, claim: str
+    config: ShardsConfig, samples: SplitSamples, folder: Path, lock_token: str
 ) -> Manifest:
     """Write the shards of what can be used, and draw what is in them."""
     seeded = samples.split_kind == "seeded"
@@ -124,7 +124,7 @@ def convert_samples(
             ),
             skip_difficult=config.skip_difficult,
             samples_per_shard=config.samples_per_shard,
-            claim=claim,
+            lock_token=lock_token,
             workers=config.workers,
             engine=config.engine,
         )
@@ -136,7 +136,7 @@ def convert_samples(
 def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -> str:
     """Log the data set as an artifact; returns where the W&B run is."""
     # Imported here, as wandb takes a second too.
-    from vocdist.runs.wandb import data_set, picture, start_run, whereabouts
+    from vocdist.runs.wandb import data_set, describe_location, picture, start_run
 
     run = start_run(
         config.tracking.wandb,
@@ -146,7 +146,7 @@ def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -
         config=plain_config(config),
     )
     if run is None:
-        return whereabouts(run)
+        return describe_location(run)
     entry = data_set_entry(manifest, output)
     with run, TemporaryDirectory() as folder:
         # Of remote shards nothing else is left on this machine.
@@ -163,7 +163,7 @@ def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -
         pictures = {name: Path(output) / name for name in names}
         if any(path.exists() for path in pictures.values()):
             run.log({name: picture(path) for name, path in pictures.items() if path.exists()})
-    return whereabouts(run)
+    return describe_location(run)
 
 
 if __name__ == "__main__":

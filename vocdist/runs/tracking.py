@@ -17,7 +17,6 @@ from vocdist.runs.wandb import (
     offline_runs,
     picture,
     start_run,
-    whereabouts,
 )
 
 METRICS = "metrics.jsonl"
@@ -84,11 +83,11 @@ class Tracker:
         return self._run.id if self._run else None
 
     @property
-    def whereabouts(self) -> str:
+    def location(self) -> str:
         """One line for the user: where the W&B run is, and how to upload it."""
         if self._run is None or not self._run.offline:
-            return whereabouts(self._run)
-        return whereabouts(self._run, [run.folder for run in self._offline_runs()])
+            return describe_location(self._run)
+        return describe_location(self._run, [run.folder for run in self._offline_runs()])
 
     def log(self, row: Mapping[str, float | int]) -> None:
         """Write one row; it must hold `global_step`."""
