@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
 
 
 class PrecisionRecall(NamedTuple):
@@ -29,6 +28,9 @@ def precision_recall(scores: ArrayLike, truth: ArrayLike) -> PrecisionRecall:
     The area under the steps is scikit-learn's average precision. Recall is 0 where the class has
     no positive.
     """
+    # Imported here, as below: it takes a second and more, which no start of a training waits for.
+    from sklearn.metrics import precision_recall_curve
+
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(truth).astype(bool)
     if not positive.any():
         # scikit-learn warns, and sets recall to 1.
@@ -75,6 +77,8 @@ def multilabel_metrics(
     and `sample_f1` the mean F1 of an image's label set, both at `threshold`, 0 where nothing is
     there and nothing is predicted. `samples` is N.
     """
+    from sklearn.metrics import average_precision_score
+
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.shape != labels.shape or labels.shape != (len(labels), len(class_names)):
         raise ValueError(
@@ -175,6 +179,8 @@ def tuned_metrics(
     scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, class_names: Sequence[str]
 ) -> dict[str, float]:
     """`macro_f1_tuned` and `sample_f1_tuned`, and `f1_tuned/` and `threshold/` of each class."""
+    from sklearn.metrics import f1_score
+
     thresholds = np.asarray(thresholds)
     truth, predicted = (
         np.asarray(labels).astype(int),

@@ -18,9 +18,7 @@ from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import build_accelerator, lay_out, prepare
 from vocdist.drawing import contact_sheet
 from vocdist.files.atomic import replaced_when_done
-from vocdist.report.curves import plot_curves
 from vocdist.report.run_report import RunReport
-from vocdist.report.wandb_results import note_best, note_data_set, result_values
 from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, Position, load_model, save_weights
 from vocdist.runs.environment import ENVIRONMENT, describe_environment, note_start
 from vocdist.runs.folder import (
@@ -90,7 +88,11 @@ def _train(plan: _Plan, accelerator: Accelerator) -> dict[str, float]:
     stop = StopRequest(has_peers=accelerator.num_processes > 1)
     with leaving_together(accelerator), _tracker(plan, accelerator) as tracker:
         accelerator.print(tracker.whereabouts)
-        note_data_set(tracker.run, plan.readers.train)
+        if tracker.run:
+            # Imported here: without W&B nothing waits for it.
+            from vocdist.report.wandb_results import note_data_set
+
+            note_data_set(tracker.run, plan.readers.train)
         trainer = _trainer_at_start(plan, accelerator, tracker, stop)
         # Until here there is nothing to save, and a signal may end the process.
         with stop:
@@ -224,12 +226,14 @@ def finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
         pictures = _draw(config, trainer)
         if trainer.report:
             trainer.report.write(measured.records, metrics)
-        run, run_dir = trainer.tracker.run, config.run.dir
-        others = result_values(run_dir, metrics) if run else {}
-        trainer.tracker.log_pictures(pictures, trainer.position.global_step, others)
-        note_best(run, run_dir, metrics)
+        if run := trainer.tracker.run:
+            from vocdist.report.wandb_results import note_best, result_values
+
+            others = result_values(config.run.dir, metrics)
+            trainer.tracker.log_pictures(pictures, trainer.position.global_step, others)
+            note_best(run, config.run.dir, metrics)
         # Written last: its presence says that the run is finished.
-        save_results(metrics, run_dir / RESULTS)
+        save_results(metrics, config.run.dir / RESULTS)
     trainer.accelerator.wait_for_everyone()
     return metrics
 
@@ -245,6 +249,9 @@ def _save_weights(config: TaskConfig, trainer: Trainer) -> None:
 
 def _draw(config: TaskConfig, trainer: Trainer) -> dict[str, Path]:
     """Draw the curves, and what the model says of the first val images: files by name."""
+    # Imported here: matplotlib takes a second, which no start waits for.
+    from vocdist.report.curves import plot_curves
+
     pictures = {"curves": config.run.dir / "curves.png"}
     plot_curves(config.run.dir / METRICS, config.task, pictures["curves"])
     reader = trainer.val_loader.dataset.reader
