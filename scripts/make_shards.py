@@ -24,7 +24,7 @@ from vocdist.drawing import class_colors, contact_sheet, draw_boxes
 from vocdist.files.atomic import replaced_when_done
 from vocdist.remote.cache import default_cache
 from vocdist.remote.location import last_part
-from vocdist.shards.convert import claimed_output, convert
+from vocdist.shards.convert import convert, locked_output
 from vocdist.shards.manifest import MANIFEST_NAME, Manifest, SplitRule, load_manifest, save_manifest
 from vocdist.shards.plan import plan_hash, plan_shards
 from vocdist.shards.publish import data_set_entry, publish, published, staged
@@ -50,9 +50,9 @@ def main(arguments: list[str]) -> None:
         root = root.absolute()
         output = output.absolute() if isinstance(output, Path) else output
     if isinstance(output, Path):
-        with claimed_output(output) as claim:
+        with locked_output(output) as lock_token:
             samples = read_samples(config, root)
-            manifest = convert_samples(config, samples, output, claim)
+            manifest = convert_samples(config, samples, output, lock_token)
         if config.pictures:
             draw_pictures(output)
     else:
@@ -79,8 +79,8 @@ def make_remote(config: ShardsConfig, samples: SplitSamples, url: str) -> Manife
         )
         manifest = published(url, plan_hash(plans))
         if manifest is None:
-            with claimed_output(folder) as claim:
-                manifest = convert_samples(config, samples, folder, claim)
+            with locked_output(folder) as lock_token:
+                manifest = convert_samples(config, samples, folder, lock_token)
             if config.pictures:
                 draw_pictures(folder)
             publish(folder, url)
@@ -109,7 +109,7 @@ def read_samples(config: ShardsConfig, root: Path) -> SplitSamples:
 
 
 def convert_samples(
-    config: ShardsConfig, samples: SplitSamples, folder: Path, claim: str
+    config: ShardsConfig, samples: SplitSamples, folder: Path, lock_token: str
 ) -> Manifest:
     """Write the shards of what can be used."""
     seeded = samples.split_kind == "seeded"
@@ -125,7 +125,7 @@ def convert_samples(
         ),
         skip_difficult=config.skip_difficult,
         samples_per_shard=config.samples_per_shard,
-        claim=claim,
+        lock_token=lock_token,
         workers=config.workers,
         engine=config.engine,
     )
@@ -161,7 +161,7 @@ def draw_pictures(folder: Path) -> None:
 def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -> str:
     """Log the data set as an artifact; returns where the W&B run is."""
     # Imported here, as wandb takes a second too.
-    from vocdist.runs.wandb import data_set, picture, start_run, whereabouts
+    from vocdist.runs.wandb import data_set, describe_location, picture, start_run
 
     run = start_run(
         config.tracking.wandb,
@@ -171,7 +171,7 @@ def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -
         config=plain_config(config),
     )
     if run is None:
-        return whereabouts(run)
+        return describe_location(run)
     entry = data_set_entry(manifest, output)
     with run, TemporaryDirectory() as folder:
         # Of remote shards nothing else is left on this machine.
@@ -188,7 +188,7 @@ def log_to_wandb(config: ShardsConfig, manifest: Manifest, output: Path | str) -
         pictures = {name: Path(output) / name for name in names}
         if any(path.exists() for path in pictures.values()):
             run.log({name: picture(path) for name, path in pictures.items() if path.exists()})
-    return whereabouts(run)
+    return describe_location(run)
 
 
 def drawn(reader: ShardReader, index: int) -> Image.Image:

@@ -28,11 +28,11 @@ def test_a_signal_ends_the_items_and_not_the_process(number: signal.Signals) -> 
     before = signal.getsignal(number)
     seen = []
     with StopRequest(has_peers=False) as stop:
-        for item in stop.unless_asked(endless()):
+        for item in stop.until_requested(endless()):
             seen.append(item)
             if item == 3:
                 signal.raise_signal(number)
-                assert stop.asked
+                assert stop.requested
         assert (seen, stop.reason) == ([0, 1, 2, 3], number.name)
         # Handlers stay for one who is leaving: a launcher's next signal must not kill the save.
         signal.raise_signal(number)
@@ -42,9 +42,9 @@ def test_a_signal_ends_the_items_and_not_the_process(number: signal.Signals) -> 
 def test_unasked_it_leaves_no_trace() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest(has_peers=False) as stop:
-        assert list(stop.unless_asked(iter([1, 2]))) == [1, 2]
+        assert list(stop.until_requested(iter([1, 2]))) == [1, 2]
     assert [signal.getsignal(number) for number in SIGNALS] == before
-    assert not stop.asked
+    assert not stop.requested
 
 
 WAITING = """
@@ -58,7 +58,7 @@ def slow():
 
 with StopRequest(has_peers={has_peers}) as stop:
     print("ready", flush=True)
-    for _ in stop.unless_asked(slow()):
+    for _ in stop.until_requested(slow()):
         pass
     print(stop.reason, flush=True)
     {then}
@@ -141,7 +141,7 @@ def test_a_stop_is_obeyed_before_the_last_part_of_a_step() -> None:
             seen += 1
             assert part is parts[seen - 1]
             if seen == 3:
-                stop.ask("a test")
+                stop.request("a test")
     assert seen == 3
     stop = StopRequest(has_peers=False)
     agreement = Agreement(Accelerator(cpu=True), stop, timeout_s=1)

@@ -9,8 +9,8 @@ import pytest
 
 from vocdist.errors import UserError
 from vocdist.files.lock import HeldByAnotherError, NoLocksError, held_alone
-from vocdist.shards.writer_lock import claimed
-from vocdist.training.start import alone_in
+from vocdist.shards.writer_lock import locked_for_writing
+from vocdist.training.start import run_lock
 
 HOLDS = """
 import os, sys, time
@@ -33,10 +33,10 @@ def test_a_file_is_held_by_one_which_is_named_until_it_dies(tmp_path: Path) -> N
         with pytest.raises(HeldByAnotherError, match="host:7"), held_alone(path):
             pass
         refused = pytest.raises(UserError, match=r"training is at work here \(host:7\)")
-        with refused, alone_in(tmp_path):
+        with refused, run_lock(tmp_path):
             pass
         refused = pytest.raises(UserError, match=r"run is writing here \(host:7\)")
-        with refused, claimed(tmp_path):
+        with refused, locked_for_writing(tmp_path):
             pass
     finally:
         holder.kill()
@@ -62,7 +62,7 @@ def test_a_file_system_without_locks_is_named(
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NoLocksError, match="No locks"), held_alone(tmp_path / ".lock"):
         pass
-    for hold in (alone_in, claimed):
+    for hold in (run_lock, locked_for_writing):
         refused = pytest.raises(UserError, match="cannot be locked .No locks available.: ")
         with refused, hold(tmp_path):
             pass

@@ -13,7 +13,7 @@ from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule, clear_cache, list_cache
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.verify import drop_damaged
-from vocdist.shards.writer_lock import claimed
+from vocdist.shards.writer_lock import locked_for_writing
 
 REPO = Path(__file__).parents[2]
 
@@ -93,7 +93,7 @@ def test_clearing_spares_what_is_in_use_and_other_urls(filled: Path, web: FaultS
     staging = filled / "staging" / "x"
     staging.mkdir(parents=True)
     (staging / "about.json").write_text('{"url": "s3://b/x", "version": ""}')
-    with claimed(staging):
+    with locked_for_writing(staging):
         removed, kept = clear_cache(filled)
         assert kept == [staging]
         assert removed > 0

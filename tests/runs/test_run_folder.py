@@ -16,7 +16,7 @@ from vocdist.runs.folder import (
     begun_config,
     save_results,
 )
-from vocdist.training.start import alone_in, plan_start, prepare_folder
+from vocdist.training.start import plan_start, prepare_folder, run_lock
 
 SHARDS = "abc"
 
@@ -151,15 +151,15 @@ def test_another_runs_checkpoint_may_begin_a_new_folder_only(tmp_path: Path) -> 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with alone_in(run):
-        with pytest.raises(UserError, match="another training is at work here"), alone_in(run):
+    with run_lock(run):
+        with pytest.raises(UserError, match="another training is at work here"), run_lock(run):
             pass
         # A loader process, which may live on for a moment after its run was killed.
         child, ready = multiprocessing.get_context("fork"), multiprocessing.Event()
         loader = child.Process(target=lambda: (ready.set(), time.sleep(60)), daemon=True)
         loader.start()
         assert ready.wait(30)
-    with alone_in(run):
+    with run_lock(run):
         loader.kill()
 
 

@@ -18,7 +18,7 @@ def test_rows_reach_the_file_and_a_real_offline_run(
     run = tmp_path / "run"
     run.mkdir()
     with Tracker(run, mode="auto", project="p", config={"train": {"epochs": 3}}) as tracker:
-        assert "wandb sync" in tracker.whereabouts
+        assert "wandb sync" in tracker.location
         run_id = tracker.run_id
         for row in ROWS:
             tracker.log(row)

@@ -39,4 +39,4 @@ if __name__ == "__main__":
         if sys.argv[4] == "kill":
             time.sleep(0.3)  # some of it gets written
             os.kill(os.getpid(), signal.SIGKILL)
-        print(tracker.whereabouts)
+        print(tracker.location)

@@ -11,14 +11,14 @@ import pytest
 from conversion_runs import check_no_half_file, command, run, visible_files, wait_for, worker_pids
 
 from vocdist.errors import UserError
-from vocdist.shards.writer_lock import check_claim, claimed
+from vocdist.shards.writer_lock import check_lock_token, locked_for_writing
 
 
 def test_the_second_of_two_runs_stops_and_the_lock_dies_with_its_process(tmp_path):
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from vocdist.shards.writer_lock import claimed\n"
-        "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "from vocdist.shards.writer_lock import locked_for_writing\n"
+        "with locked_for_writing(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -26,16 +26,16 @@ def test_the_second_of_two_runs_stops_and_the_lock_dies_with_its_process(tmp_pat
     with holder:
         assert holder.stdout.readline() == "held\n"
         refused = pytest.raises(UserError, match=f"another run is writing here .*:{holder.pid}:")
-        with refused, claimed(tmp_path):
+        with refused, locked_for_writing(tmp_path):
             pass
         holder.kill()
-    with claimed(tmp_path) as claim:
-        check_claim(tmp_path, claim)
+    with locked_for_writing(tmp_path) as lock_token:
+        check_lock_token(tmp_path, lock_token)
         with pytest.raises(UserError, match="does not hold the folder any more"):
-            check_claim(tmp_path, "of the killed run")
+            check_lock_token(tmp_path, "of the killed run")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="does not hold"):
-        check_claim(tmp_path, claim)
+        check_lock_token(tmp_path, lock_token)
 
 
 def test_a_second_command_on_the_folder_says_so_and_changes_nothing(
@@ -45,7 +45,7 @@ def test_a_second_command_on_the_folder_says_so_and_changes_nothing(
     output.mkdir()
     # At once: a second run that read the data first would stop for another reason.
     voc_root.add("bad", "no XML", b"")
-    with claimed(output):
+    with locked_for_writing(output):
         second = run(voc_root.path, output, "workers=1")
         assert second.returncode == 2
         assert "another run is writing here" in second.stderr
@@ -106,7 +106,10 @@ def test_a_disk_too_full_for_the_claim(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        with pytest.raises(UserError, match="cannot be written"), claimed(tmp_path / "a"):
+        with (
+            pytest.raises(UserError, match="cannot be written"),
+            locked_for_writing(tmp_path / "a"),
+        ):
             pass
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

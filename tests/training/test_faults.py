@@ -188,9 +188,9 @@ def test_a_fused_optimizer_skips_on_the_device(tmp_path: Path) -> None:
     assert flags == [0, 1, 0]
     # As if the bad step had never been: Adam's moments and its count of steps too.
     assert torch.equal(weight, reference)
-    guard.settle()
+    guard.check_steps()
     assert guard.skipped == 1
     guard, weight = guard_of(stops=True)
     step(guard, weight, 1, float("nan"))
     with pytest.raises(SharedError, match="step 1 was not taken: its gradient is not finite"):
-        guard.settle()
+        guard.check_steps()

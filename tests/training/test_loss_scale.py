@@ -48,7 +48,7 @@ def train(accelerator: Accelerator, gradients: list[float], path: Path) -> torch
         guard.take_step(number, None)
         weight.grad = None
         if number % 5 == 0:
-            guard.settle()
+            guard.check_steps()
     return weight.detach()
 
 

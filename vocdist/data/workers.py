@@ -32,7 +32,7 @@ class _Failed:
     error: UserError
 
 
-class _ToldErrors(Dataset[Any]):
+class _ErrorsAsItems(Dataset[Any]):
     """A dataset whose `UserError` is an item: what a loader process raises, torch rewords."""
 
     def __init__(self, dataset: RequestedSamples | FeatureDataset) -> None:
@@ -62,11 +62,11 @@ def loaded(
     Raises:
         UserError: As the dataset raised it, in whatever process.
     """
-    told = _ToldErrors(dataset)
+    wrapped = _ErrorsAsItems(dataset)
     loader = DataLoader(
-        told,
+        wrapped,
         batch_sampler=parts,
-        collate_fn=told.collate,
+        collate_fn=wrapped.collate,
         num_workers=workers,
         prefetch_factor=PREFETCHED if workers else None,
         pin_memory=pin_memory,

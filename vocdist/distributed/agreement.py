@@ -47,7 +47,7 @@ class Agreement:
         Raises:
             StopAgreed: A rank was asked to stop; the step under way is not taken.
         """
-        for batch in self._stop.unless_asked(batches):
+        for batch in self._stop.until_requested(batches):
             self._agree()
             steps -= batch.ends_step
             yield batch
@@ -60,7 +60,7 @@ class Agreement:
         Raises:
             StopAgreed: A rank was asked to stop.
         """
-        own = self._stop.unless_asked(batches)
+        own = self._stop.until_requested(batches)
         while True:
             batch = next(own, None)
             if not self._agree(busy=batch is not None):
@@ -74,13 +74,13 @@ class Agreement:
         Raises:
             StopAgreed: A rank was asked to stop.
         """
-        asked = self._stop.asked
+        asked = self._stop.requested
         if self._group is not None:
             answers = torch.tensor([asked, busy], dtype=torch.uint8)
             distributed.all_reduce(answers, distributed.ReduceOp.MAX, group=self._group)
             asked, busy = (bool(answer) for answer in answers)
         if asked:
-            self._stop.ask("another process")
-            self._stop.settle()
+            self._stop.request("another process")
+            self._stop.mark_agreed()
             raise StopAgreed
         return busy

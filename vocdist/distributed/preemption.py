@@ -51,34 +51,34 @@ class StopRequest:
         self._agreed = False
         self._waiting = False
         self._cutting = False
-        self._nudges = 0
-        self._first_heard: tuple[float, int] | None = None
+        self._own_signals = 0
+        self._first_signal: tuple[float, int] | None = None
         self._launcher = os.getppid() if _was_launched() else None
         # The frames of a broken-off wait: while they live, nobody waits for the loader to end.
         self._cut: BaseException | None = None
         self._done = False
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether to stop."""
         return self.reason is not None
 
-    def ask(self, reason: str) -> None:
+    def request(self, reason: str) -> None:
         """Ask for a stop; only the first reason is kept."""
         self.reason = self.reason or reason
 
-    def settle(self) -> None:
+    def mark_agreed(self) -> None:
         """Say that all ranks know: from here on, saving may take as long as it takes."""
         self._agreed = True
 
-    def unless_asked(self, items: Iterator[Item]) -> Iterator[Item]:
+    def until_requested(self, items: Iterator[Item]) -> Iterator[Item]:
         """Pass items on until a stop is asked for, be it in the middle of waiting for one."""
         try:
-            while not self.asked:
+            while not self.requested:
                 self._waiting = True
                 try:
                     # Asked for between the two lines above: then no handler will raise any more.
-                    if self.asked:
+                    if self.requested:
                         return
                     item = next(items)
                 except StopIteration:
@@ -94,11 +94,13 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         """Begin to listen."""
-        self._ear, self._mouth = socket.socketpair()
-        for end in (self._ear, self._mouth):
+        self._read_end, self._write_end = socket.socketpair()
+        for end in (self._read_end, self._write_end):
             end.setblocking(False)
         self._replaced = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        self._old_mouth = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+        self._old_write_end = signal.set_wakeup_fd(
+            self._write_end.fileno(), warn_on_full_buffer=False
+        )
         self._listener = threading.Thread(target=self._listen, name="stop-request", daemon=True)
         self._listener.start()
         return self
@@ -110,62 +112,62 @@ class StopRequest:
         trace: TracebackType | None,
     ) -> None:
         """Listen no more; but for one who is leaving, more signals of the launcher are nothing."""
-        if self.asked:
+        if self.requested:
             return
-        signal.set_wakeup_fd(self._old_mouth)
+        signal.set_wakeup_fd(self._old_write_end)
         for number, handler in self._replaced.items():
             signal.signal(number, handler)
         # Not by closing it: a loader process may still hold a copy of this end.
         self._done = True
-        self._mouth.send(b"\0")
+        self._write_end.send(b"\0")
         self._listener.join()
-        self._mouth.close()
-        self._ear.close()
+        self._write_end.close()
+        self._read_end.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """In the main thread, between two of its bytecodes."""
-        self.ask(signal.Signals(number).name)
+        self.request(signal.Signals(number).name)
         if self._waiting:
             self._cutting = True
             raise _CutShort
 
     def _listen(self) -> None:
         while not self._done:
-            if select.select([self._ear], [], [], TICK_S)[0]:
-                for number in self._ear.recv(4096):
-                    self._hear(number)
+            if select.select([self._read_end], [], [], TICK_S)[0]:
+                for number in self._read_end.recv(4096):
+                    self._on_signal(number)
             if self._launcher is not None and os.getppid() != self._launcher:
-                self.ask("the end of its launcher")
-            if self.asked:
-                self._insist()
+                self.request("the end of its launcher")
+            if self.requested:
+                self._enforce()
 
-    def _hear(self, number: int) -> None:
+    def _on_signal(self, number: int) -> None:
         """In the listening thread, at once."""
         if number not in SIGNALS:
             return  # of another handler, such as torch's for SIGCHLD
-        if number == signal.SIGUSR1 and self._nudges:
-            self._nudges -= 1
+        if number == signal.SIGUSR1 and self._own_signals:
+            self._own_signals -= 1
             return
-        self.ask(signal.Signals(number).name)
+        self.request(signal.Signals(number).name)
         now = time.monotonic()
-        if self._first_heard is None:
-            self._first_heard = now, number
+        if self._first_signal is None:
+            self._first_signal = now, number
             return
-        first, first_number = self._first_heard
+        first, first_number = self._first_signal
         # torchrun makes a SIGTERM of its second Ctrl-C.
         impatient = signal.SIGINT in (number, first_number)
         if impatient and now - first > ECHO_S:
             _leave("interrupted twice: left at once, nothing more was saved", ABANDONED_EXIT)
 
-    def _insist(self) -> None:
+    def _enforce(self) -> None:
         """See to it that what was asked for happens."""
-        if self._first_heard is None:
-            self._first_heard = time.monotonic(), 0
-        waited = time.monotonic() - self._first_heard[0]
+        if self._first_signal is None:
+            self._first_signal = time.monotonic(), 0
+        waited = time.monotonic() - self._first_signal[0]
         # Not at once: a second one would fall into the unwinding of the first.
         if self._waiting and waited > TICK_S / 2 and hasattr(signal, "pthread_kill"):
             # Its launcher died, or a destructor swallowed the exception: raise it (again).
-            self._nudges += 1
+            self._own_signals += 1
             with contextlib.suppress(ProcessLookupError):
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
         patience = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", LAUNCHER_PATIENCE_S))

@@ -59,11 +59,11 @@ class Classifier(nn.Module):
         false where they are there only to let this rank take part. `color`: see `ImageNetPixels`.
         """
         if self.training:
-            self._tell_layers(seeds, counted)
+            self._pass_to_layers(seeds, counted)
         logits: Tensor = self.network(self.pixels(images, color=color))
         return logits
 
-    def _tell_layers(self, seeds: Tensor | None, counted: Tensor | None) -> None:
+    def _pass_to_layers(self, seeds: Tensor | None, counted: Tensor | None) -> None:
         for module in self.network.modules():
             if isinstance(module, RandomBySample):
                 module.seeds = seeds

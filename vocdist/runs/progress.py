@@ -169,7 +169,7 @@ class ProgressLine:
         if self._bar is not None:
             self._bar.update()
 
-    def tell(self, row: Mapping[str, float], *, steps_left: int) -> None:
+    def show(self, row: Mapping[str, float], *, steps_left: int) -> None:
         """Show a logged row: loss, rate, waiting, and the time that `steps_left` will take."""
         if self._bar is None:
             return
@@ -253,9 +253,7 @@ class RunLog:
             meter.end_step(skipped)
         self._progress.step()
 
-    def tell_step(
-        self, position: Position, rates: Mapping[str, float], norm: Tensor | None
-    ) -> None:
+    def log_step(self, position: Position, rates: Mapping[str, float], norm: Tensor | None) -> None:
         """Log a row of the steps since the last (a collective, and a wait for the device).
 
         `rates` are the learning rates of the last of them by their names.
@@ -274,7 +272,7 @@ class RunLog:
         }
         self._tracker.log(row)
         steps_left = self._epochs * self._steps_per_epoch - position.global_step
-        self._progress.tell(row, steps_left=steps_left)
+        self._progress.show(row, steps_left=steps_left)
 
     def end_epoch_losses(self, position: Position) -> dict[str, float]:
         """Mean losses of the epoch that ends at `position` (a collective); start anew.
@@ -291,7 +289,7 @@ class RunLog:
         self._epoch_losses.reset()
         return losses
 
-    def tell_epoch(
+    def log_epoch(
         self,
         position: Position,
         losses: Mapping[str, float],

@@ -84,13 +84,13 @@ class Tracker:
         return self._run.id if self._run else None
 
     @property
-    def whereabouts(self) -> str:
+    def location(self) -> str:
         """One line for the user: where the W&B run is, and how to upload it."""
         if self._run is None:
             return "W&B: disabled"
-        from vocdist.runs.wandb import whereabouts
+        from vocdist.runs.wandb import describe_location
 
-        return whereabouts(self._run, [run.folder for run in self._offline_runs()])
+        return describe_location(self._run, [run.folder for run in self._offline_runs()])
 
     def log(self, row: Mapping[str, float | int]) -> None:
         """Write one row; it must hold `global_step`."""

@@ -114,7 +114,7 @@ def start_run(
         return wandb.init(mode="offline", **options)
 
 
-def whereabouts(run: Run | None, earlier: Sequence[Path] = ()) -> str:
+def describe_location(run: Run | None, earlier: Sequence[Path] = ()) -> str:
     """One line for the user: where the run is, and how to upload it, `earlier` folders included."""
     if run is None:
         return "W&B: disabled"

@@ -36,7 +36,7 @@ from vocdist.shards.progress import PROGRESS_NAME, read_progress, start_progress
 from vocdist.shards.rejections import save_rejections
 from vocdist.shards.samples import SplitSamples
 from vocdist.shards.write import write_shard
-from vocdist.shards.writer_lock import cannot_be_written, claimed
+from vocdist.shards.writer_lock import locked_for_writing, write_error
 from vocdist.voc.counts import count_split
 
 Plans = Mapping[str, Sequence[ShardPlan]]
@@ -53,13 +53,13 @@ def convert(
     split_rule: SplitRule,
     skip_difficult: bool,
     samples_per_shard: int,
-    claim: str | None = None,
+    lock_token: str | None = None,
     workers: int = 1,
     engine: str = "loky",
 ) -> Manifest:
     """Write the shards of a data set and publish them by their manifest.
 
-    `claim` is that of a caller who holds `output` already, by `claimed_output`.
+    `lock_token` is that of a caller who holds `output` already, by `locked_output`.
 
     Raises:
         UserError: The folder holds something else or is being written, or writing failed; no file
@@ -70,7 +70,7 @@ def convert(
     )
     identity = plan_hash(plans)
     try:
-        with nullcontext(claim) if claim else claimed_output(output) as held:
+        with nullcontext(lock_token) if lock_token else locked_output(output) as held:
             done = _records_so_far(output, identity)
             try:
                 records = _write_all(plans, output, held, done, workers=workers, engine=engine)
@@ -86,26 +86,26 @@ def convert(
                     for split, members in plans.items()
                 },
                 plan_sha256=identity,
-                **source_account(samples),
+                **source_fields(samples),
             )
             manifest = _publish(manifest, samples, output)
     except OSError as error:
-        raise cannot_be_written(output, error) from None
+        raise write_error(output, error) from None
     return manifest
 
 
 @contextmanager
-def claimed_output(output: Path) -> Iterator[str]:
-    """Hold a folder that is new or holds a conversion, whole or not; yields the claim.
+def locked_output(output: Path) -> Iterator[str]:
+    """Hold a folder that is new or holds a conversion, whole or not; yields the lock token.
 
     Taken before the data set is read, it refuses at once what would be refused an hour later.
 
     Raises:
         UserError: The folder holds something else, is being written, or cannot be.
     """
-    with claimed(output) as claim:
+    with locked_for_writing(output) as lock_token:
         _refuse_other_files(output)
-        yield claim
+        yield lock_token
 
 
 def _records_so_far(output: Path, identity: str) -> dict[str, ShardRecord]:
@@ -155,14 +155,14 @@ def _clear_unfinished(output: Path) -> None:
 def _write_all(
     plans: Plans,
     output: Path,
-    claim: str,
+    lock_token: str,
     done: Mapping[str, ShardRecord],
     *,
     workers: int,
     engine: str,
 ) -> dict[str, ShardRecord]:
     flat = [plan for split in plans.values() for plan in split]
-    tasks = [(plan, output, claim, done.get(plan.name)) for plan in flat]
+    tasks = [(plan, output, lock_token, done.get(plan.name)) for plan in flat]
     results = run_tasks(write_shard, tasks, workers=min(workers, len(flat)), engine=engine)
     published = (output / MANIFEST_NAME).exists()
     records = {}
@@ -209,7 +209,7 @@ def _same_data(published: Manifest, made: Manifest) -> bool:
     )
 
 
-def source_account(samples: SplitSamples) -> dict[str, Any]:
+def source_fields(samples: SplitSamples) -> dict[str, Any]:
     """The manifest's fields about what became of the source."""
     shrink = samples.shrink
     rule = ImageRule(max_side=shrink.max_side, jpeg_quality=shrink.quality) if shrink else None

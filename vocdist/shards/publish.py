@@ -16,7 +16,7 @@ from vocdist.remote.transfer import check_unchanged, list_names, object_facts, r
 from vocdist.shards.convert import OUR_FILE
 from vocdist.shards.index import index_path
 from vocdist.shards.manifest import MANIFEST_NAME, Manifest, load_manifest
-from vocdist.shards.writer_lock import claimed
+from vocdist.shards.writer_lock import locked_for_writing
 
 
 class Entry(NamedTuple):
@@ -55,7 +55,7 @@ def staged(url: str, root: Path) -> Iterator[Path]:
     """
     check_writable(url)
     base = cache_folder(root, "staging", url)
-    with claimed(base):
+    with locked_for_writing(base):
         names = list_names(url)
         foreign = [name for name in names if not UNFINISHED.fullmatch(name)]
         if foreign and MANIFEST_NAME not in names:

@@ -17,7 +17,7 @@ from vocdist.shards.manifest import ShardRecord
 from vocdist.shards.plan import PlannedSample, ShardPlan, content_hash
 from vocdist.shards.progress import add_progress, is_whole
 from vocdist.shards.shrink import shrink_jpeg
-from vocdist.shards.writer_lock import check_claim
+from vocdist.shards.writer_lock import check_lock_token
 
 # webdataset's defaults.
 OWNER = "bigdata"
@@ -64,7 +64,7 @@ READ_BYTES = 1 << 20
 
 
 def write_shard(
-    plan: ShardPlan, folder: Path, claim: str, done: ShardRecord | None = None
+    plan: ShardPlan, folder: Path, lock_token: str, done: ShardRecord | None = None
 ) -> tuple[ShardRecord, bool]:
     """Make sure that `folder` holds a planned tar and its index: (its record, was it written).
 
@@ -75,7 +75,7 @@ def write_shard(
     Args:
         plan: What to write.
         folder: Where to.
-        claim: Of the run that this is part of.
+        lock_token: Of the run that this is part of.
         done: What an earlier run recorded of this shard; if it is still so, nothing is written.
 
     Raises:
@@ -84,9 +84,9 @@ def write_shard(
     """
     if done and is_whole(folder, done):
         return done, False
-    check_claim(folder, claim)
+    check_lock_token(folder, lock_token)
     final = folder / plan.name
-    token = claim.rpartition(":")[2]
+    token = lock_token.rpartition(":")[2]
     tar, index = (
         path.with_name(f".{path.name}.{token}{TEMPORARY_SUFFIX}")
         for path in (final, index_path(final))
@@ -103,7 +103,7 @@ def write_shard(
             bytes=written.size,
             sha256=sha256,
         )
-        check_claim(folder, claim)
+        check_lock_token(folder, lock_token)
         os.replace(index, index_path(final))
         os.replace(tar, final)
         add_progress(folder, record)

@@ -1,9 +1,9 @@
-"""One writer per folder: a lock that dies with its process, and a claim that its workers check.
+"""One writer per folder: a lock that dies with its process, and a token that its workers check.
 
 The lock is `flock` on `.lock` in the folder: held on this machine, and across machines where the
 file system carries it (NFSv4, most cluster file systems); a file system without locks is refused.
-Workers may outlive a killed run for a moment. Each shows the claim of its run before it gives a
-file its final name, so that it cannot write into the work of the run that came after.
+Workers may outlive a killed run for a moment. Each compares its run's lock token with the folder's
+before it gives a file its final name, so that it cannot write into the work of the next run.
 """
 
 import os
@@ -20,8 +20,8 @@ LOCK_NAME = ".lock"
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[str]:
-    """Hold `folder` alone, made where it is missing; yields the claim, a word new each time.
+def locked_for_writing(folder: Path) -> Iterator[str]:
+    """Hold `folder` alone, made where it is missing; yields the lock token, new each time.
 
     A folder that was made for it and stays empty is removed again.
 
@@ -32,15 +32,15 @@ def claimed(folder: Path) -> Iterator[str]:
     with ExitStack() as stack:
         descriptor = _hold(folder / LOCK_NAME, stack)
         try:
-            claim = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
+            lock_token = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(6)}"
             try:
                 os.truncate(descriptor, 0)
-                os.write(descriptor, claim.encode())
+                os.write(descriptor, lock_token.encode())
                 # Now, as workers on other machines read it.
                 os.fsync(descriptor)
             except OSError as error:
-                raise cannot_be_written(folder, error) from None
-            yield claim
+                raise write_error(folder, error) from None
+            yield lock_token
         finally:
             # While it is still ours: whoever locks the file next finds that it has no name.
             (folder / LOCK_NAME).unlink(missing_ok=True)
@@ -50,24 +50,24 @@ def claimed(folder: Path) -> Iterator[str]:
                     folder.rmdir()
 
 
-def check_claim(folder: Path, claim: str) -> None:
+def check_lock_token(folder: Path, lock_token: str) -> None:
     """Stop a worker whose run does not hold the folder any more.
 
     Raises:
-        UserError: The claim is not the folder's.
+        UserError: The lock token is not the folder's.
     """
     try:
         current = (folder / LOCK_NAME).read_text(encoding="utf-8")
     except FileNotFoundError:
         current = ""
-    if current != claim:
+    if current != lock_token:
         raise UserError(
             f"{folder}: this run does not hold the folder any more, or {socket.gethostname()}, "
             f"which works for it, does not see the folder"
         )
 
 
-def cannot_be_written(folder: Path, error: OSError) -> UserError:
+def write_error(folder: Path, error: OSError) -> UserError:
     """The error to raise when writing into `folder` failed."""
     return UserError(
         f"{folder}: cannot be written ({error.strerror or error}): free some space or choose "
@@ -92,4 +92,4 @@ def _hold(path: Path, stack: ExitStack) -> int:
             f"local disk, and copy the folder"
         ) from None
     except OSError as error:
-        raise cannot_be_written(path.parent, error) from None
+        raise write_error(path.parent, error) from None

@@ -173,7 +173,7 @@ class FiniteGuard:
                 torch._foreach_copy_(statistics, kept)
         return step.flag
 
-    def settle(self) -> None:
+    def check_steps(self) -> None:
         """Look at the steps since the last call (a collective, and a wait for the device).
 
         Raises:

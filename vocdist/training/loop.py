@@ -106,7 +106,7 @@ class Trainer:
                 self._forward_backward(batch)
                 if batch.ends_step:
                     self._optimizer_step(batch)
-            self._guard.settle()
+            self._guard.check_steps()
 
     def _batches(self) -> Iterator[Batch]:
         """This rank's parts of the epoch's steps, for as long as no rank was asked to stop."""
@@ -135,9 +135,9 @@ class Trainer:
         steps = self.position.global_step
         logs = steps % self.train.log_every == 0
         if logs or self.accelerator.device.type != "cuda":
-            self._guard.settle()
+            self._guard.check_steps()
         if logs:
-            self._log.tell_step(self.position, learning_rates(self.optim, factor), norm)
+            self._log.log_step(self.position, learning_rates(self.optim, factor), norm)
         # The end of an epoch is saved after its evaluation.
         inside = self.position.step < self._steps_per_epoch
         if inside and self.train.save_every and steps % self.train.save_every == 0:
@@ -168,7 +168,7 @@ class Trainer:
     def _end_epoch(self, metrics: dict[str, float]) -> None:
         losses = self._log.end_epoch_losses(self.position)
         self.position = self.position.after_epoch(metrics[self.task.best_metric])
-        line = self._log.tell_epoch(
+        line = self._log.log_epoch(
             self.position,
             losses,
             metrics,

@@ -42,8 +42,8 @@ from vocdist.training.loaders import (
 )
 from vocdist.training.loop import Trainer
 from vocdist.training.optim import build_optimizer
-from vocdist.training.start import Start, alone_in, check_same_start, plan_start, prepare_folder
-from vocdist.training.status import explained, leaving_together, run_to_the_end
+from vocdist.training.start import Start, check_same_start, plan_start, prepare_folder, run_lock
+from vocdist.training.status import failing_together, readable_errors, run_to_the_end
 
 
 class _Plan(NamedTuple):
@@ -71,12 +71,12 @@ def train(config: TaskConfig) -> dict[str, float]:
         accelerator.print(f"{note}: the one before it is used")
     epochs, results = start.position.epoch, run_dir / RESULTS
     finished = epochs == config.train.epochs and results.is_file() and not start.rewound
-    with leaving_together(accelerator):
+    with failing_together(accelerator):
         check_same_start(accelerator, config, start, finished=finished)
     if finished:
         accelerator.print(f"{run_dir}: already trained for {epochs} epochs")
         return load_results(results)
-    with alone_in(run_dir) if accelerator.is_main_process else nullcontext():
+    with run_lock(run_dir) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             prepare_folder(config, plan.checkpoints, start)
             found = describe_environment(accelerator.device, accelerator.num_processes)
@@ -86,8 +86,8 @@ def train(config: TaskConfig) -> dict[str, float]:
 
 def _train(plan: _Plan, accelerator: Accelerator) -> dict[str, float]:
     stop = StopRequest(has_peers=accelerator.num_processes > 1)
-    with leaving_together(accelerator), _tracker(plan, accelerator) as tracker:
-        accelerator.print(tracker.whereabouts)
+    with failing_together(accelerator), _tracker(plan, accelerator) as tracker:
+        accelerator.print(tracker.location)
         if tracker.run:
             # Imported here: without W&B nothing waits for it.
             from vocdist.report.wandb_results import note_data_set
@@ -195,7 +195,7 @@ def build_trainer(
 
 
 def _fit(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
-    with explained(config.run.dir):
+    with readable_errors(config.run.dir):
         trainer.fit()
         return finish(config, trainer)
 

@@ -58,7 +58,7 @@ class Saver:
         Raises:
             SharedError: The main process cannot write.
         """
-        self._guard.settle()
+        self._guard.check_steps()
         self.saved = position
         average_buffers(self._accelerator, self._model)
         logged = self._log.state_dict()

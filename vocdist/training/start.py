@@ -145,7 +145,7 @@ def _named_checkpoint(resume: str, checkpoints: Checkpoints) -> Path:
 
 
 @contextmanager
-def alone_in(run_dir: Path) -> Iterator[None]:
+def run_lock(run_dir: Path) -> Iterator[None]:
     """Hold a run folder, made where it is missing; the hold ends with this process.
 
     Raises:

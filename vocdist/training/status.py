@@ -94,7 +94,7 @@ _GO_ON = "then start again: the run goes on from its last checkpoint"
 
 
 @contextmanager
-def explained(run_dir: Path) -> Iterator[None]:
+def readable_errors(run_dir: Path) -> Iterator[None]:
     """Turn failures of the machine, such as a full disk, into a `UserError`; all others pass."""
     try:
         yield
@@ -116,7 +116,7 @@ def explained(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def leaving_together(accelerator: Accelerator) -> Iterator[None]:
+def failing_together(accelerator: Accelerator) -> Iterator[None]:
     """Hold all ranks after a `SharedError` until each is done with what it had to close.
 
     The launcher ends all as soon as one has left, and the main process has a log to finish.

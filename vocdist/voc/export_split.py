@@ -104,7 +104,7 @@ def _complete(part_of: Mapping[Entry, str | None], parts: Parts, export: Path) -
             stems = [entry.stem for entry, own in part_of.items() if own == part]
             if stems:
                 parts.lists[part] = stems
-        _tell_of_lists(part_of, pictures, parts)
+        _note_lists(part_of, pictures, parts)
         return
     if "test" not in known and not versions:
         if len(known) == 1 and not count[None]:
@@ -138,10 +138,10 @@ def _complete(part_of: Mapping[Entry, str | None], parts: Parts, export: Path) -
             f"{len(part_of):,} images are {len(pictures):,} pictures (.rf. and a hash): the "
             "versions of one were drawn together"
         )
-    _tell_of_lists(part_of, pictures, parts)
+    _note_lists(part_of, pictures, parts)
 
 
-def _tell_of_lists(
+def _note_lists(
     part_of: Mapping[Entry, str | None], pictures: Mapping[str, Sequence[Entry]], parts: Parts
 ) -> None:
     if "test" in parts.lists:
