@@ -103,7 +103,7 @@ def test_no_step_copies_a_constant_or_asks_the_device(
 ) -> None:
     with trainer_of(recipe, demo_shards, tmp_path, "cpu") as trainer:
         # What a CPU reads at every step a GPU reads on log steps.
-        trainer._guard.settle = lambda: None  # type: ignore[method-assign]
+        trainer._guard.check_steps = lambda: None  # type: ignore[method-assign]
         first, second = two_steps(trainer)
         for parts in (first, second):  # make anchors, and the optimizer's state
             take(trainer, parts)

@@ -1,7 +1,7 @@
 """A training run from its config to its results: `train` first, then its parts in their order."""
 
 import json
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,7 +95,7 @@ def _train(plan: _Plan, accelerator: Accelerator) -> dict[str, float]:
             note_data_set(tracker.run, plan.readers.train)
         trainer = _trainer_at_start(plan, accelerator, tracker, stop)
         # Until here there is nothing to save, and a signal may end the process.
-        with stop:
+        with stop, closing(trainer):
             work = partial(_fit, plan.config, trainer)
             return run_to_the_end(trainer, stop, plan.config.run.dir, work)
 
@@ -176,13 +176,11 @@ def build_trainer(
     fused = accelerator.device.type != "mps"
     adamw = build_optimizer(task.model, config.optim, fused=fused)
     model, optimizer = prepare(accelerator, task.model, adamw)
-    train_loader, val_loader = training_loaders(config, task, readers, accelerator)
     return Trainer(
         task=task,
         model=model,
         optimizer=optimizer,
-        train_loader=train_loader,
-        val_loader=val_loader,
+        loaders=training_loaders(config, task, readers, accelerator),
         accelerator=accelerator,
         agreement=Agreement(accelerator, stop, config.runtime.collective_timeout_s),
         checkpoints=checkpoints,

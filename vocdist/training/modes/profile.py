@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -141,8 +141,9 @@ def profile_run(config: TaskConfig) -> dict[str, float]:
         steps = trainer.train_loader.steps_per_epoch()
         cached = trainer.task.frozen_features(config) is not None
         timer = PhaseTimer(accelerator.device)
-        seconds, timed_steps = _timed_epoch(trainer, timer, steps)
-        _traced_steps(trainer, max(0, steps - TRACED), folder)
+        with closing(trainer):
+            seconds, timed_steps = _timed_epoch(trainer, timer, steps)
+            _traced_steps(trainer, max(0, steps - TRACED), folder)
     total = sum(seconds.values())
     shares = {phase: spent / total for phase, spent in seconds.items()}
     if accelerator.is_main_process:
