@@ -19,6 +19,7 @@ SETTINGS = [
     "train.log_every=1",
     "data.num_workers=1",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
 ]
 
 

@@ -30,6 +30,7 @@ FAST = [
     "train.log_every=1",
     "data.num_workers=0",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
 ]
 
 

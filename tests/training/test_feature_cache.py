@@ -40,6 +40,7 @@ SETTINGS = [
     "data.num_workers=0",
     "train.global_batch=8",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
     "runtime.device=cpu",
 ]
 

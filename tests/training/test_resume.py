@@ -23,6 +23,7 @@ COMMON = [
     "train.log_every=1",
     "data.num_workers=0",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
 ]
 SETTINGS = {
     "classifier": ["model.weights=none", "input.size=32", "train.global_batch=6"],

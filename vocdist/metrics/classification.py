@@ -179,21 +179,13 @@ def tuned_metrics(
     scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, class_names: Sequence[str]
 ) -> dict[str, float]:
     """`macro_f1_tuned` and `sample_f1_tuned`, and `f1_tuned/` and `threshold/` of each class."""
-    from sklearn.metrics import f1_score
-
     thresholds = np.asarray(thresholds)
-    truth, predicted = (
-        np.asarray(labels).astype(int),
-        (np.asarray(scores) >= thresholds).astype(int),
-    )
-    by_class = [
-        float(f1_score(truth[:, i], predicted[:, i], zero_division=0))
-        for i in range(len(class_names))
-    ]
+    truth, predicted = np.asarray(labels).astype(bool), np.asarray(scores) >= thresholds
+    class_f1 = _f1(truth, predicted, axis=0)
     return {
-        "macro_f1_tuned": float(np.mean(by_class)),
-        "sample_f1_tuned": float(f1_score(truth, predicted, average="samples", zero_division=0)),
-        **{f"f1_tuned/{name}": f1 for name, f1 in zip(class_names, by_class, strict=True)},
+        "macro_f1_tuned": float(class_f1.mean()),
+        "sample_f1_tuned": float(_f1(truth, predicted, axis=1).mean()),
+        **{f"f1_tuned/{name}": float(f1) for name, f1 in zip(class_names, class_f1, strict=True)},
         **{f"threshold/{name}": float(t) for name, t in zip(class_names, thresholds, strict=True)},
     }
 

@@ -14,8 +14,15 @@ from vocdist.config import TaskConfig
 from vocdist.config.file import plain_config
 from vocdist.data.loader import ahead_of_use
 from vocdist.distributed.agreement import Agreement
+from vocdist.distributed.launcher import launcher
 from vocdist.distributed.preemption import StopRequest
-from vocdist.distributed.processes import build_accelerator, lay_out, prepare
+from vocdist.distributed.processes import (
+    build_accelerator,
+    launched_processes,
+    lay_out,
+    prepare,
+    with_precision,
+)
 from vocdist.drawing import contact_sheet
 from vocdist.files.atomic import replaced_when_done
 from vocdist.report.run_report import RunReport
@@ -66,7 +73,10 @@ def train(config: TaskConfig) -> dict[str, float]:
     """
     plan = _plan(config)
     config, start, run_dir = plan.config, plan.start, config.run.dir
+    notes = launcher().notes(config.runtime, config.train, launched_processes())
     accelerator = build_accelerator(config.runtime)
+    for note in notes:
+        accelerator.print(note)
     for note in start.notes:
         accelerator.print(f"{note}: the one before it is used")
     epochs, results = start.position.epoch, run_dir / RESULTS
@@ -116,8 +126,11 @@ def _plan(config: TaskConfig) -> _Plan:
 def resolved(config: TaskConfig) -> TaskConfig:
     """The settings with `auto` values replaced, as the run was begun with, see `Task.resolve`."""
     begun = begun_config(type(config), config.run.dir)
-    settled: TaskConfig = task_class(config.task).resolve(config, begun)
-    return settled
+    config = replace(
+        config, runtime=with_precision(config.runtime, begun.runtime if begun else None)
+    )
+    decided: TaskConfig = task_class(config.task).resolve(config, begun)
+    return decided
 
 
 def _tracker(plan: _Plan, accelerator: Accelerator) -> Tracker:
