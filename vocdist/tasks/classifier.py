@@ -25,6 +25,7 @@ from vocdist.models.classifier import Classifier
 from vocdist.models.graph import ExportGraph
 from vocdist.models.losses import MultilabelLoss
 from vocdist.models.weights import load_weights
+from vocdist.runs.folder import named_weights
 from vocdist.runs.predictions import ClassifierPredictions
 from vocdist.shards.reader import ShardReader
 from vocdist.tasks.task import ModelCard, Record, Task
@@ -90,7 +91,7 @@ class ClassifierTask(Task):
             settings.sync_batch_norm,
         )
         if pretrained:
-            load_weights(model.network, settings.backbone, settings.weights)
+            load_weights(model.network, settings.backbone, named_weights(settings.weights))
         if train is None:
             return cls(config, classes, model)
         loss = MultilabelLoss(

@@ -75,10 +75,8 @@ def train(config: TaskConfig) -> dict[str, float]:
     config, start, run_dir = plan.config, plan.start, config.run.dir
     notes = launcher().notes(config.runtime, config.train, launched_processes())
     accelerator = build_accelerator(config.runtime)
-    for note in notes:
+    for note in (*notes, *start.notes):
         accelerator.print(note)
-    for note in start.notes:
-        accelerator.print(f"{note}: the one before it is used")
     epochs, results = start.position.epoch, run_dir / RESULTS
     finished = epochs == config.train.epochs and results.is_file() and not start.rewound
     with failing_together(accelerator):
