@@ -159,11 +159,11 @@ class TrackingConfig:
 
     Attributes:
         wandb: `auto` (online when logged in, else offline), `online`, `offline` or `disabled`.
-        project: W&B project name.
+        project: W&B project name; null: `$WANDB_PROJECT`, else `vocdist`.
     """
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "vocdist"
+    project: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

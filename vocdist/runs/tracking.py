@@ -31,7 +31,7 @@ class Tracker:
     Args:
         run_dir: The run's folder, which gives the W&B run its name.
         mode: `auto`, `online`, `offline` or `disabled`.
-        project: W&B project.
+        project: W&B project; None: W&B's own variable, else `vocdist`.
         config: Shown and searchable in W&B.
         run_id: A W&B run to go on with.
     """
@@ -41,7 +41,7 @@ class Tracker:
         run_dir: Path,
         *,
         mode: str,
-        project: str,
+        project: str | None,
         config: Mapping[str, Any],
         run_id: str | None = None,
     ) -> None:

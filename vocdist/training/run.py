@@ -88,7 +88,10 @@ def train(config: TaskConfig) -> dict[str, float]:
         if accelerator.is_main_process:
             prepare_folder(config, plan.checkpoints, start)
             found = describe_environment(accelerator.device, accelerator.num_processes)
-            note_start(run_dir / ENVIRONMENT, found)
+            shards = config.data.shards
+            # For whoever measures the run from another folder, see `load_run_config`.
+            where = str(shards.absolute()) if isinstance(shards, Path) else None
+            note_start(run_dir / ENVIRONMENT, {**found, "shards": where})
         return _train(plan, accelerator)
 
 
