@@ -86,7 +86,8 @@ class Task(ABC):
     Class attributes:
         config_type: Settings of a training; its `task` field holds the task's name.
         title: What it is, in a page's head.
-        best_metric: Name of the metric whose maximum marks the best checkpoint.
+        best_metric: Name of the metric whose maximum marks the best checkpoint; where it is not
+            defined, the lowest loss does.
         headline: Names of the metrics that stand in the line of an epoch.
         tiles: A page's figures: key, name, key of the same without learning (or None), and what
             that is.
@@ -160,6 +161,19 @@ class Task(ABC):
         A run that was `begun` keeps what it has.
         """
         return config
+
+    @classmethod
+    def notes(cls, train: ShardReader, val: ShardReader) -> list[str]:
+        """Lines on what these splits cannot teach or measure, for before the first step."""
+        return []
+
+    @classmethod
+    def headline_words(cls, metrics: Mapping[str, float]) -> str:
+        """The metrics of `headline` in the line of an epoch; `–` for one that is not defined."""
+        figures = {name: metrics.get(name) for name in cls.headline}
+        return "  ".join(
+            f"{name} {'–' if value is None else f'{value:.4f}'}" for name, value in figures.items()
+        )
 
     @classmethod
     def table(cls, metrics: Mapping[str, float]) -> Table:

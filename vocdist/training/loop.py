@@ -172,12 +172,14 @@ class Trainer:
 
     def _end_epoch(self, metrics: dict[str, float]) -> None:
         losses = self._log.end_epoch_losses(self.position)
-        self.position = self.position.after_epoch(metrics[self.task.best_metric])
+        # Where the metric is not defined, the lowest loss marks the best.
+        best = metrics.get(self.task.best_metric, -metrics["loss"])
+        self.position = self.position.after_epoch(best)
         line = self._log.log_epoch(
             self.position,
             losses,
             metrics,
-            headline=self.task.headline,
+            headline=self.task.headline_words(metrics),
             skipped_steps=self._guard.skipped,
             dataset=self.train_loader.dataset,
         )

@@ -75,6 +75,7 @@ def train(config: TaskConfig) -> dict[str, float]:
     config, start, run_dir = plan.config, plan.start, config.run.dir
     notes = launcher().notes(config.runtime, config.train, launched_processes())
     accelerator = build_accelerator(config.runtime)
+    notes += task_class(config.task).notes(*plan.readers)
     for note in (*notes, *start.notes):
         accelerator.print(note)
     epochs, results = start.position.epoch, run_dir / RESULTS
