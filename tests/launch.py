@@ -21,6 +21,7 @@ CLASSIFIER = [
     "train.global_batch=6",
     "train.log_every=2",
     "data.num_workers=0",
+    "runtime.mixed_precision=fp32",
 ]
 RPN = [
     "model.strides=[32]",
@@ -33,6 +34,7 @@ RPN = [
     "train.log_every=2",
     "data.num_workers=0",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
 ]
 
 

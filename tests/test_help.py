@@ -33,3 +33,11 @@ def test_help_loads_nothing_heavy(script: Path) -> None:
     assert "sage: " in done.stdout
     loaded = done.stdout.rpartition("loaded ")[2].split()
     assert not HEAVY & set(loaded)
+
+
+def test_a_training_begins_without_what_only_its_end_or_wandb_needs() -> None:
+    code = "import sys, vocdist.training.run; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not {"matplotlib", "sklearn", "wandb"} & set(done.stdout.split())

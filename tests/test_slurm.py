@@ -67,6 +67,7 @@ def test_a_job_whose_time_is_up_goes_on_in_the_queue(demo_shards: Path, tmp_path
             "train.log_every=1",
             "data.num_workers=1",
             "tracking.wandb=disabled",
+            "runtime.mixed_precision=fp32",
             "runtime.device=cpu",
         ]
         return subprocess.Popen(

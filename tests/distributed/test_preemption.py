@@ -36,6 +36,7 @@ def rpn(shards: Path, run: Path, *more: str) -> list[str]:
         "train.log_every=1",
         "data.num_workers=1",
         "tracking.wandb=disabled",
+        "runtime.mixed_precision=fp32",
         *more,
     ]
 

@@ -179,3 +179,21 @@ def test_results_begin_before_all_images_of_a_folder_were_opened(tmp_path: Path)
         assert first.batch is not None and first.batch.indices.tolist() == [0, 1, 2, 3]
         assert first.sizes == [(48, 64)] * 4 and len(images.asked) < 20
         assert sum(len(one.sizes) for one in batches) == 96
+
+
+def test_lists_have_quotes_comments_and_paths_beside_them(
+    tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "lists"
+    (folder / "photos").mkdir(parents=True)
+    beside = saved(photo, folder / "photos" / "a b.png")
+    odd = saved(photo, folder / "#1.png")
+    here = saved(photo, tmp_path / "here.png")
+    monkeypatch.chdir(tmp_path)
+    listed = folder / "list.txt"
+    lines = ["# my photographs", f'"{beside}"', "photos/a b.png", "#1.png", "'here.png'"]
+    listed.write_text("\r\n".join(lines), encoding="utf-8-sig")
+    assert [path.resolve() for path in find_images([listed])] == [beside, odd, here]
+    listed.write_text("here.png\nphotos/gone.png\n")
+    with pytest.raises(UserError, match=r"list\.txt, line 2: photos/gone\.png: no such file"):
+        find_images([listed])

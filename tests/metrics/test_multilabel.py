@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
-from vocdist.metrics.classification import multilabel_metrics, prior_map
+from vocdist.metrics.classification import multilabel_metrics, prior_map, tuned_metrics
 
 NAMES = ("cat", "dog", "sofa")
 
@@ -43,7 +43,8 @@ def test_by_hand():
     assert metrics["f1/cat"] == pytest.approx(0.5)
     assert metrics["f1/dog"] == pytest.approx(1)
     assert metrics["f1/sofa"] == 0
-    assert metrics["macro_f1"] == pytest.approx(0.5)
+    # The sofa, which no image shows, has no part in it.
+    assert metrics["macro_f1"] == pytest.approx(0.75)
     # Label sets: {cat, sofa} for {cat}; {cat, dog} for {dog}; {} for {cat}; {dog, sofa} for {dog}.
     assert metrics["sample_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0 + 2 / 3) / 4)
     assert metrics["samples"] == 4
@@ -67,9 +68,9 @@ def test_threshold_belongs_to_the_positives():
     assert metrics["f1/cat"] == 1
 
 
-def test_no_positives_at_all_gives_no_nan():
+def test_without_any_positive_the_means_are_left_out():
     metrics = multilabel_metrics(np.full((3, 3), 0.2), np.zeros((3, 3)), NAMES)
-    assert metrics["mAP"] == metrics["macro_f1"] == metrics["sample_f1"] == 0
+    assert not {"mAP", "macro_f1", "sample_f1"} & metrics.keys()
     assert metrics["classes_without_positives"] == 3
     assert all(np.isfinite(value) for value in metrics.values())
     assert prior_map(np.zeros((3, 3))) == 0
@@ -87,3 +88,18 @@ def test_wrong_shapes_say_what_to_pass():
         multilabel_metrics(np.zeros((4, 2)), np.zeros((4, 2)), NAMES)
     with pytest.raises(ValueError, match="at least one row"):
         multilabel_metrics(np.zeros((0, 3)), np.zeros((0, 3)), NAMES)
+
+
+def test_one_class_is_measured_as_beside_one_that_is_not_there():
+    scores, labels = np.array([[0.9], [0.2], [0.6], [0.1]]), np.array([[1], [1], [0], [0]])
+    pad = np.zeros_like(labels)
+    alone = multilabel_metrics(scores, labels, ["cat"]) | tuned_metrics(
+        scores, labels, [0.3], ["cat"]
+    )
+    both = multilabel_metrics(np.hstack([scores, pad]), np.hstack([labels, pad]), ["cat", "dog"])
+    both |= tuned_metrics(
+        np.hstack([scores, pad]), np.hstack([labels, pad]), [0.3, 0.5], ["cat", "dog"]
+    )
+    shared = alone.keys() - {"classes_without_positives"}
+    assert {name: alone[name] for name in shared} == {name: both[name] for name in shared}
+    assert alone["sample_f1_tuned"] == 0.25

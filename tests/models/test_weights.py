@@ -68,9 +68,10 @@ def test_a_missing_file_and_a_file_of_something_else_are_named(tmp_path: Path) -
         load_weights(build_network(NAME), NAME, str(tmp_path / "nowhere.pth"))
     for suffix in (".pth", ".safetensors"):
         path = tmp_path / f"notes{suffix}"
-        path.write_text("not weights")
-        with pytest.raises(UserError, match=f"notes{suffix}: not a state dict"):
-            load_weights(build_network(NAME), NAME, str(path))
+        for content in (b"not weights", b"", b"step-00000003\n"):
+            path.write_bytes(content)
+            with pytest.raises(UserError, match=f"notes{suffix}: holds no weights"):
+                load_weights(build_network(NAME), NAME, str(path))
 
 
 def test_a_failed_download_says_where_to_put_the_file(

@@ -1,12 +1,24 @@
+import gc
+import os
+import time
 from pathlib import Path
 
 import pytest
+from fault_server import FaultServer
 
 from vocdist.config import ClassifierConfig, ShardsConfig
 from vocdist.config.file import load_config, save_config
 from vocdist.errors import UserError
 from vocdist.remote import location as filesystem
-from vocdist.remote.location import check_writable, join, last_part, open_filesystem, parse_location
+from vocdist.remote.location import (
+    SILENCE_S,
+    check_writable,
+    join,
+    last_part,
+    open_filesystem,
+    parse_location,
+)
+from vocdist.remote.transfer import read_whole
 
 
 @pytest.mark.parametrize("text", ["shards/voc", "/abs", "C:/x", "a:b", "kaggle:owner/name"])
@@ -62,3 +74,21 @@ def test_configs_take_urls_and_survive_a_round_trip(tmp_path: Path) -> None:
     assert (shards.source, shards.output) == ("http://h/voc", "s3://b/o")
     with pytest.raises(UserError, match="use one of s3, gs"):
         load_config(ClassifierConfig, None, ["data.shards=ftp://bucket/voc"])
+
+
+def test_a_forked_child_leaves_its_parents_connections_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"content")
+    with FaultServer(tmp_path) as server:
+        url = f"{server.url}/a.tar"
+        assert read_whole(url) == b"content"
+        child = os.fork()
+        if not child:
+            # fsspec drops what it inherited, and makes its own.
+            code = int(read_whole(url) != b"content")
+            gc.collect()
+            os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        begun = time.monotonic()
+        assert read_whole(url) == b"content"
+        # The connection that was cut off would be given up after so many seconds of silence.
+        assert time.monotonic() - begun < SILENCE_S / 2

@@ -14,7 +14,10 @@ from vocdist.runs.folder import (
     CONFIG,
     RESULTS,
     begun_config,
+    named_weights,
     save_results,
+    task_of,
+    weights_file,
 )
 from vocdist.training.start import plan_start, prepare_folder, run_lock
 
@@ -39,6 +42,27 @@ def a_run(run: Path, best_epoch: int = 1) -> tuple[ClassifierConfig, Checkpoints
         checkpoints.save(position, nn.Linear(1, 1), {}, best=best)
     save_results({"mAP": 0.9}, run / RESULTS)
     return config, checkpoints
+
+
+def test_weights_are_those_that_a_path_stands_for(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    a_run(run, best_epoch=2)
+    places = run / "checkpoints"
+    best, last = places / "step-00000004", places / "step-00000006"
+    for place in (places / "best", places, run, best, best / "model.safetensors"):
+        assert weights_file(place) == best / "model.safetensors"
+    assert weights_file(places / "last") == last / "model.safetensors"
+    (run / "model.safetensors").write_bytes(b"final")
+    for place in (places, run):
+        assert weights_file(place) == run / "model.safetensors"
+    # A file of that name elsewhere is a file.
+    (tmp_path / "best").write_bytes(b"weights")
+    assert weights_file(tmp_path / "best") == tmp_path / "best"
+    assert named_weights("imagenet") == "imagenet"
+    with pytest.raises(UserError, match="no such file or run; pass a path"):
+        named_weights(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=rf"lies in the run {run}: pass that"):
+        task_of(best)
 
 
 def test_an_empty_folder_begins_at_the_beginning(tmp_path: Path) -> None:

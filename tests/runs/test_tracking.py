@@ -33,6 +33,33 @@ def test_rows_reach_the_file_and_a_real_offline_run(
     assert json.loads(config["train"]) == {"epochs": 3}
 
 
+def test_wandbs_own_variables_are_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "fast"))
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("WANDB_NAME", "second try")
+    run = tmp_path / "run"
+    for folder in (run, tmp_path / "fast"):
+        folder.mkdir()
+    with Tracker(run, mode="auto", project=None, config={}) as tracker:
+        tracker.log(ROWS[0])
+        run_id = tracker.run_id
+    # What was sent is found there, and not sent again.
+    with Tracker(run, mode="auto", project="set", config={}, run_id=run_id) as tracker:
+        tracker.log(ROWS[1])
+        assert tracker.run is not None and tracker.run.project == "set"
+    assert len(list((tmp_path / "fast").rglob("*.wandb"))) == 2
+    assert not list(run.rglob("*.wandb"))
+    steps = [row["global_step"] for row in read_history(tmp_path / "fast")]
+    assert sorted(steps) == [10, 20]
+    (first, _) = sorted((tmp_path / "fast").rglob("*.wandb"))
+    (begun,) = [r.run for r in read_records(first) if r.WhichOneof("record_type") == "run"]
+    assert (begun.project, begun.display_name) == ("mine", "second try")
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    with Tracker(run, mode="auto", project=None, config={}) as tracker:
+        assert tracker.run is None
+
+
 def test_disabled_writes_the_file_alone(tmp_path: Path) -> None:
     with Tracker(tmp_path, mode="disabled", project="p", config={}) as tracker:
         assert tracker.run_id is None

@@ -1,7 +1,6 @@
 """A task in a file outside the package lives the whole life of a run, through the real launcher."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -20,21 +19,13 @@ SETTINGS = [
     "train.log_every=1",
     "data.num_workers=1",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
 ]
-
-
-# Of tiny images, PyTorch's own gradients vary from run to run on several threads.
-ON_ONE_CORE = """
-import os, sys
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
 
 
 def trained(shards: Path, run: Path) -> Launched:
     settings = [f"data.shards={shards}", f"run.dir={run}", *SETTINGS]
-    return Launched(str(SCRIPT), *settings, before=[sys.executable, "-c", ON_ONE_CORE])
+    return Launched(str(SCRIPT), *settings)
 
 
 def test_a_task_in_one_file_is_trained_killed_resumed_measured_shown_and_used(

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from vocdist.config import ClassifierConfig, RpnConfig
-from vocdist.config.file import load_config
+from vocdist.config.file import load_config, save_config
 from vocdist.errors import UserError
+from vocdist.runs.environment import ENVIRONMENT, note_start
 from vocdist.shards.convert import convert
 from vocdist.shards.manifest import SplitRule
 from vocdist.shards.reader import ShardReader
@@ -17,7 +18,7 @@ from vocdist.shards.samples import samples_of
 from vocdist.tasks.classifier import ClassifierTask, positive_weights
 from vocdist.tasks.rpn import RpnTask, proposal_overlays
 from vocdist.tasks.rpn_model import resolve_backbone
-from vocdist.tasks.task import Record, Task, build_task
+from vocdist.tasks.task import Record, Task, build_task, check_shards, load_run_config
 from vocdist.training.loaders import build_loader, build_reader
 
 RPN = [
@@ -213,3 +214,21 @@ def test_features_come_from_where_the_config_says(
     assert (fallback.model.classifier, fallback.model.backbone) == ("none", "resnet18")
     with pytest.raises(UserError, match=r"runs/nothing: neither a weights file nor a finished"):
         resolve_backbone(load_config(RpnConfig, None, ["model.classifier=runs/nothing"]))
+
+
+def test_a_runs_shards_are_found_from_another_folder(
+    demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    save_config(classifier_config(Path("shards/mine")), run / "config.yaml")
+    monkeypatch.chdir(tmp_path)
+    note_start(run / ENVIRONMENT, {"shards": str(demo_shards)})
+    found = load_run_config(run)
+    assert found.data.shards == demo_shards
+    check_shards(run, found)
+    named = load_run_config(run, ["data.shards=elsewhere"])
+    assert named.data.shards == Path("elsewhere")
+    note_start(run / ENVIRONMENT, {"shards": str(tmp_path / "gone")})
+    with pytest.raises(UserError, match=r"trained on the shards in .*gone, which are not there"):
+        check_shards(run, load_run_config(run))

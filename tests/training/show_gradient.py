@@ -7,13 +7,14 @@ import torch
 
 from vocdist.config import RpnConfig
 from vocdist.config.file import load_config
+from vocdist.data.workers import LoaderProcesses
 from vocdist.distributed.agreement import Agreement
 from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import build_accelerator, prepare
 from vocdist.runs.checkpoint import Checkpoints, Position
 from vocdist.runs.tracking import NullTracker
 from vocdist.tasks.task import build_task
-from vocdist.training.loaders import build_loader, build_reader
+from vocdist.training.loaders import TrainingLoaders, build_loader, build_reader
 from vocdist.training.loop import Trainer
 
 config = load_config(RpnConfig, None, sys.argv[2:])
@@ -25,12 +26,12 @@ parameters = [p for p in task.model.parameters() if p.requires_grad]
 model, optimizer = prepare(accelerator, task.model, torch.optim.SGD(parameters, lr=0.0))
 ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
 loader = build_loader(config, reader, training=True, **ranks)
+processes = LoaderProcesses([loader.dataset], workers=0, pin_memory=False)
 trainer = Trainer(
     task=task,
     model=model,
     optimizer=optimizer,
-    train_loader=loader,
-    val_loader=loader,
+    loaders=TrainingLoaders(loader, loader, processes),
     accelerator=accelerator,
     agreement=Agreement(accelerator, StopRequest(has_peers=True), timeout_s=60),
     checkpoints=Checkpoints(Path("unused"), keep=1),

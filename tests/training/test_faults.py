@@ -30,6 +30,7 @@ FAST = [
     "train.log_every=1",
     "data.num_workers=0",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
 ]
 
 
@@ -128,30 +129,23 @@ def test_a_killed_loader_process_is_one_clear_error(
     assert "a loader process was killed, most often for want of memory" in text
 
 
-@pytest.mark.parametrize("harm", ["removed", "cut"])
-def test_a_shard_that_goes_in_mid_run_is_named(
-    demo_shards: Path, tmp_path: Path, harm: str
-) -> None:
+def test_a_shard_that_is_cut_in_mid_run_is_named(demo_shards: Path, tmp_path: Path) -> None:
     shards, run = tmp_path / "shards", tmp_path / "run"
     shutil.copytree(demo_shards, shards)
     overrides = [f"data.shards={shards}", f"run.dir={run}", *FAST]
-    # Loader processes open the shards anew in each epoch.
     long = [*overrides, "data.num_workers=1", "train.epochs=200"]
     ranks = start_ranks("classifier", long, tmp_path / "log")
     last, shard = run / "checkpoints" / "last", shards / "train-000001.tar"
     while not last.is_file():
         assert ranks[0].is_alive()
-    if harm == "removed":
-        shard.rename(tmp_path / "elsewhere.tar")
-    else:
-        shutil.copy(shard, tmp_path / "elsewhere.tar")
-        with shard.open("r+b") as file:
-            file.truncate(2000)
+    shutil.copy(shard, tmp_path / "whole.tar")
+    with shard.open("r+b") as file:
+        file.truncate(2000)
     ranks[0].join(240)
     text = (tmp_path / "log" / f"{ranks[0].pid}.out").read_text()
     assert ranks[0].exitcode == 2, text
     assert f"error: {shard}: " in text and "Traceback" not in text
-    shutil.move(tmp_path / "elsewhere.tar", shard)
+    shutil.move(tmp_path / "whole.tar", shard)
     checkpoint = Checkpoints(run / "checkpoints", 1).last()
     assert checkpoint is not None and damage(checkpoint) is None
 

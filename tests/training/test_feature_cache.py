@@ -40,6 +40,7 @@ SETTINGS = [
     "data.num_workers=0",
     "train.global_batch=8",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
     "runtime.device=cpu",
 ]
 
@@ -194,9 +195,10 @@ def test_names_depend_on_weights_shards_and_copies(
 def test_both_splits_find_room_together_or_are_refused_together(
     demo_shards: Path, task: Task, tmp_path: Path
 ) -> None:
-    def loaders(gib: float) -> list[BatchLoader]:
+    def loaders(gib: float) -> tuple[BatchLoader, BatchLoader]:
         config = configured(demo_shards, tmp_path, f"features.max_gib={gib:.12f}")
-        return training_loaders(config, task, build_readers(config), Accelerator(cpu=True))
+        made = training_loaders(config, task, build_readers(config), Accelerator(cpu=True))
+        return made.train, made.val
 
     train_loader, val_loader = loaders(1)
     files = list((tmp_path / "cache").glob("*.safetensors"))

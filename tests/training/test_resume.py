@@ -23,6 +23,7 @@ COMMON = [
     "train.log_every=1",
     "data.num_workers=0",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
 ]
 SETTINGS = {
     "classifier": ["model.weights=none", "input.size=32", "train.global_batch=6"],
@@ -262,3 +263,20 @@ def test_saved_on_two_processes_it_goes_on_with_another_number(
     np.testing.assert_allclose(
         list(losses[0].values()), list(losses[1].values()), rtol=1e-3, atol=1e-4
     )
+
+
+def test_a_finished_run_goes_on_with_more_epochs(demo_shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    own = [*arguments("classifier", demo_shards, run), "data.limit_train=12", "data.limit_val=4"]
+    train_to_the_end("classifier", [*own, "train.epochs=1"], tmp_path / "first")
+    before = load_file(run / "model.safetensors")
+    text = train_to_the_end("classifier", [*own, "train.epochs=2"], tmp_path / "second")
+    assert "train.epochs 1 -> 2: from epoch 2 on" in text and "going on from" in text
+    measured = [row["epoch"] for row in rows_of(run) if "val/loss" in row]
+    assert measured == [1, 2]
+    assert json.loads((run / "results.json").read_text())["epoch"] in (1, 2)
+    assert before.keys() == load_file(run / "model.safetensors").keys()
+    (fewer,) = start_ranks("classifier", [*own, "train.epochs=1"], tmp_path / "third")
+    fewer.join(240)
+    words = (tmp_path / "third" / f"{fewer.pid}.out").read_text()
+    assert fewer.exitcode == 2 and "2 epochs are trained, and train.epochs=1" in words

@@ -31,6 +31,7 @@ SMALL = [
     "train.clip_norm=5.0",
     "data.num_workers=0",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
 ]
 # The shipped recipes, and what else a step can be made of.
 RECIPES = {

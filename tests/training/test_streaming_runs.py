@@ -24,6 +24,7 @@ SETTINGS = [
     "data.limit_val=4",
     "data.shuffle_shards=1",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
 ]
 
 

@@ -43,6 +43,7 @@ def arguments(shards: Path, run: Path) -> list[str]:
         "train.save_every=2",
         "data.num_workers=0",
         "tracking.wandb=disabled",
+        "runtime.mixed_precision=fp32",
         f"runtime.collective_timeout_s={TIMEOUT_S}",
         "runtime.device=cpu",
     ]

@@ -20,6 +20,7 @@ FAST = [
     "train.global_batch=10",
     "data.num_workers=0",
     "tracking.wandb=disabled",
+    "runtime.mixed_precision=fp32",
 ]
 
 
@@ -102,6 +103,7 @@ def rpn_overrides(shards: Path) -> list[str]:
         "train.log_every=1",
         "data.num_workers=0",
         "tracking.wandb=disabled",
+        "runtime.mixed_precision=fp32",
     ]
 
 

@@ -13,6 +13,7 @@ from vocdist.voc.counts import (
     class_image_counts,
     class_object_counts,
     count_split,
+    notes_on_absent,
 )
 
 NAMES = ("cat", "cow", "dog")
@@ -79,3 +80,17 @@ def test_a_table_of_one_split_and_of_none():
     table = class_count_table({"test": count_split([boxes(1)], NAMES)})
     assert [c.header for c in table.columns][:3] == ["class", "test\nimages", "total\nimages"]
     assert class_count_table({}).row_count == 0
+
+
+def test_classes_that_no_image_shows_are_named():
+    full = {"cat": 3, "cow": 1}
+    assert notes_on_absent(full, full) == []
+    lacking = {"cat": 3, "cow": 0}
+    assert notes_on_absent(lacking, full) == ["train has no image of cow: it cannot be learned"]
+    assert notes_on_absent(full, lacking) == ["val has no image of cow: it is not measured"]
+    (line,) = notes_on_absent(full, {"cat": 0, "cow": 0})
+    assert "val has no image of any class" in line and "lowest val loss" in line
+    (line,) = notes_on_absent({str(i): 0 for i in range(30)}, full)
+    assert line == f"train has no image of {', '.join(map(str, range(10)))} and 20 more: " + (
+        "they cannot be learned"
+    )

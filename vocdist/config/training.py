@@ -135,7 +135,9 @@ class RuntimeConfig:
         device: `auto` takes what accelerate finds: CUDA, then MPS, then the CPU.
         detect_anomaly: Stop at the first gradient that is not a number and say which operation
             made it: for debugging, since it takes twice the time.
-        mixed_precision: `fp32`, `bf16` or `fp16` (a GPU's only).
+        mixed_precision: `fp32`, `bf16` or `fp16` (a GPU's only). `auto`: what the launcher is asked
+            for, else bf16 where the hardware computes in it (CUDA from Ampere on, CPUs with AMX or
+            AVX512-BF16), else fp32. A run keeps what it began with.
         channels_last: Keep images and convolution weights as NHWC in memory.
         collective_timeout_s: Seconds after which a process that does not answer the others is
             given up, and the run ends. Longer than any wait for data, than saving takes, and than
@@ -145,7 +147,7 @@ class RuntimeConfig:
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     detect_anomaly: bool = False
-    mixed_precision: Precision = "fp32"
+    mixed_precision: Precision = "auto"
     channels_last: bool = True
     collective_timeout_s: Positive = 1800.0
     compile: bool = False
@@ -157,11 +159,11 @@ class TrackingConfig:
 
     Attributes:
         wandb: `auto` (online when logged in, else offline), `online`, `offline` or `disabled`.
-        project: W&B project name.
+        project: W&B project name; null: `$WANDB_PROJECT`, else `vocdist`.
     """
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "vocdist"
+    project: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

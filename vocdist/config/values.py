@@ -48,4 +48,4 @@ def _precision_name(value: Any) -> Any:
     return "fp32" if value == "no" else value
 
 
-Precision = Annotated[Literal["fp32", "bf16", "fp16"], BeforeValidator(_precision_name)]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], BeforeValidator(_precision_name)]

@@ -13,7 +13,7 @@ from vocdist.data.dataset import RequestedSamples
 from vocdist.data.features import FeatureDataset
 from vocdist.data.geometry import Padding
 from vocdist.data.order import epoch_order, global_batches, in_order_of, rank_parts, windowed_order
-from vocdist.data.workers import PREFETCHED, loaded, usable_cores
+from vocdist.data.workers import PREFETCHED, LoaderProcesses, usable_cores
 from vocdist.errors import UserError
 from vocdist.shards.reader import ShardReader
 
@@ -125,8 +125,9 @@ class BatchLoader:
         self.parts = parts
         self.num_workers = min(num_workers, usable_cores())
         self.drop_last = drop_last
+        self.pin_memory = pin_memory
         self._padding = padding
-        self._pin_memory = pin_memory
+        self._processes: LoaderProcesses | None = None
         self._shuffle_shards = shuffle_shards
         # Scaled sizes, and what may share a batch; None where all inputs have one size.
         self._sizes: np.ndarray | None = None
@@ -230,13 +231,15 @@ class BatchLoader:
             return None
         return self._padding.padded(self._sizes[batch])
 
+    def share(self, processes: LoaderProcesses) -> None:
+        """Have all batches loaded by these, which know the dataset; else each pass has its own."""
+        self._processes = processes
+
     def _load(self, parts: Sequence[list[SampleRequest]]) -> Iterator[Batch]:
-        return loaded(
-            self.dataset,
-            self._announced(parts),
-            workers=self.num_workers,
-            pin_memory=self._pin_memory,
+        processes = self._processes or LoaderProcesses(
+            [self.dataset], workers=self.num_workers, pin_memory=self.pin_memory
         )
+        return processes.batches(self.dataset, self._announced(parts))
 
     def _announced(self, parts: Sequence[list[SampleRequest]]) -> Iterable[list[SampleRequest]]:
         """The parts, with the shards they need fetched ahead where these are remote."""

@@ -2,9 +2,9 @@
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -32,58 +32,140 @@ class _Failed:
     error: UserError
 
 
-class _ErrorsAsItems(Dataset[Any]):
-    """A dataset whose `UserError` is an item: what a loader process raises, torch rewords."""
+class _Part(NamedTuple):
+    """What a loader process is asked for: samples of one of its datasets."""
 
-    def __init__(self, dataset: RequestedSamples | FeatureDataset) -> None:
-        self._dataset = dataset
+    dataset: int
+    requests: list[SampleRequest]
 
-    def __getitems__(self, requests: list[SampleRequest]) -> list[Any] | _Failed:
+
+class _Items(NamedTuple):
+    """What it has found, to be collated by the same dataset."""
+
+    dataset: int
+    found: list[Any]
+
+
+class _Datasets(Dataset[Any]):
+    """Several datasets as one, whose `UserError` is an item: torch rewords those of processes."""
+
+    def __init__(self, datasets: Sequence[RequestedSamples | FeatureDataset]) -> None:
+        self._datasets = datasets
+
+    def __getitems__(self, part: _Part) -> _Items | _Failed:
+        dataset = self._datasets[part.dataset]
         try:
-            if isinstance(self._dataset, RequestedSamples):
-                return self._dataset.__getitems__(requests)
-            return [self._dataset[request] for request in requests]
+            if isinstance(dataset, RequestedSamples):
+                return _Items(part.dataset, dataset.__getitems__(part.requests))
+            return _Items(part.dataset, [dataset[request] for request in part.requests])
         except UserError as error:
             return _Failed(error)
 
-    def collate(self, items: list[Any] | _Failed) -> Batch | _Failed:
-        return items if isinstance(items, _Failed) else self._dataset.collate(items)
+    def collate(self, items: _Items | _Failed) -> Batch | _Failed:
+        if isinstance(items, _Failed):
+            return items
+        return self._datasets[items.dataset].collate(items.found)
 
 
-def loaded(
-    dataset: RequestedSamples | FeatureDataset,
-    parts: Iterable[list[SampleRequest]],
-    *,
-    workers: int,
-    pin_memory: bool,
-) -> Iterator[Batch]:
-    """A batch for each part, in order, computed by `workers` processes, or with 0 by this one.
+class _NextPass:
+    """The parts of the next pass: what torch's DataLoader asks for when a pass begins."""
 
-    Raises:
-        UserError: As the dataset raised it, in whatever process.
+    def __init__(self) -> None:
+        self.dataset = 0
+        self.parts: Iterable[list[SampleRequest]] = ()
+
+    def __iter__(self) -> Iterator[_Part]:
+        number = self.dataset
+        return (_Part(number, requests) for requests in self.parts)
+
+
+class LoaderProcesses:
+    """Processes that load the batches of one or several datasets, one pass after another.
+
+    They start with the first pass and, if they are kept, serve all that follow: on systems that
+    start processes anew each of them takes seconds to import what it needs. Close them at the end.
+
+    Args:
+        datasets: What they read from.
+        workers: How many; with 0 this process does their work.
+        pin_memory: Put batches where a CUDA device can fetch them while it computes.
+        kept: Whether they live on after a pass.
     """
-    wrapped = _ErrorsAsItems(dataset)
-    loader = DataLoader(
-        wrapped,
-        batch_sampler=parts,
-        collate_fn=wrapped.collate,
-        num_workers=workers,
-        prefetch_factor=PREFETCHED if workers else None,
-        pin_memory=pin_memory,
-        # Its own: from torch's default generator it would take a number whenever it starts.
-        generator=torch.Generator(),
-        worker_init_fn=_leave_stopping_to_the_main_process,
-    )
-    # Any: what ends the worker processes has no public name.
-    batches: Any = iter(loader)
-    try:
-        for batch in batches:
-            if isinstance(batch, _Failed):
-                raise batch.error
-            yield batch
-    finally:
-        if workers:
-            # An error's traceback would keep them waiting for work, deaf to SIGTERM.
+
+    def __init__(
+        self,
+        datasets: Sequence[RequestedSamples | FeatureDataset],
+        *,
+        workers: int,
+        pin_memory: bool,
+        kept: bool = False,
+    ) -> None:
+        """Nothing is started yet."""
+        self._datasets = list(datasets)
+        self._kept = kept and workers > 0
+        self._busy = False
+        self._next = _NextPass()
+        joined = _Datasets(self._datasets)
+        # Any: what ends the processes has no public name.
+        self._loader: Any = DataLoader(
+            joined,
+            batch_sampler=self._next,  # type: ignore[arg-type]
+            collate_fn=joined.collate,  # type: ignore[arg-type]
+            num_workers=workers,
+            prefetch_factor=PREFETCHED if workers else None,
+            persistent_workers=self._kept,
+            pin_memory=pin_memory,
+            # Its own: from torch's default generator it would take a number whenever it starts.
+            generator=torch.Generator(),
+            worker_init_fn=_leave_stopping_to_the_main_process,
+        )
+
+    def batches(
+        self,
+        dataset: RequestedSamples | FeatureDataset,
+        parts: Iterable[list[SampleRequest]],
+    ) -> Iterator[Batch]:
+        """A batch for each part of one of the datasets, in order.
+
+        A pass may be broken off: what was loaded ahead is thrown away when the next begins. One
+        that begins while another is under way has processes of its own.
+
+        Raises:
+            UserError: As the dataset raised it, in whatever process.
+        """
+        if self._busy:
+            workers, pinned = self._loader.num_workers, self._loader.pin_memory
+            own = LoaderProcesses([dataset], workers=workers, pin_memory=pinned)
+            yield from own.batches(dataset, parts)
+            return
+        number = next(i for i, one in enumerate(self._datasets) if one is dataset)
+        self._next.dataset, self._next.parts = number, parts
+        batches: Any = iter(self._loader)
+        self._busy, whole = True, False
+        try:
+            for batch in batches:
+                if isinstance(batch, _Failed):
+                    raise batch.error
+                yield batch
+            whole = True
+        except GeneratorExit:
+            whole = True
+            raise
+        finally:
+            self._busy = False
+            if isinstance(parts, Generator):
+                parts.close()  # the threads that fetch for it
+            if not (self._kept and whole):
+                # An error's traceback would keep them waiting for work, deaf to SIGTERM.
+                self._end(batches)
+
+    def close(self) -> None:
+        """End the processes; a pass after it starts them anew."""
+        self._end(self._loader._iterator)
+
+    def _end(self, batches: Any) -> None:
+        self._loader._iterator = None
+        if batches is not None and self._loader.num_workers:
             batches._shutdown_workers()
 
 

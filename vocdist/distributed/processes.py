@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import warnings
+from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from vocdist.config.training import RuntimeConfig
 from vocdist.data.workers import usable_cores
+from vocdist.distributed.launcher import choose_precision, hardware_of, launcher
 from vocdist.errors import ProcessLost, SharedError, UserError
 from vocdist.models.layers import SyncBatchNorm, set_channels_last
 
@@ -79,6 +81,25 @@ Item = TypeVar("Item")
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
+def with_precision(runtime: RuntimeConfig, begun: RuntimeConfig | None = None) -> RuntimeConfig:
+    """The same with `auto` decided, see `choose_precision`; `begun`: of the run that goes on.
+
+    Raises:
+        UserError: The device or the precision is not to be had here.
+    """
+    on_cpu = _check_device(runtime)
+    device = "cpu" if on_cpu else "cuda" if torch.cuda.is_available() else "mps"
+    chosen = choose_precision(
+        runtime.mixed_precision,
+        begun.mixed_precision if begun else None,
+        launcher().precision,
+        hardware_of(device),
+    )
+    decided = replace(runtime, mixed_precision=chosen)
+    _check_device(decided)
+    return decided
+
+
 def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
     """Join the process group that the launcher prepared, on the configured device.
 
@@ -86,6 +107,7 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
         UserError: The device or the precision is not to be had here.
         ProcessLost: The processes cannot reach each other.
     """
+    runtime = with_precision(runtime)
     use_cpu = _check_device(runtime)
     choose_interface()
     try:
@@ -197,7 +219,7 @@ def _check_device(runtime: RuntimeConfig) -> bool:
     # `use_cpu: true` in a config of one process reaches the script as this variable.
     asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
     # MPS is one device: several processes share the CPU instead.
-    no_gpu = not cuda and (not mps or _launched_processes() > 1)
+    no_gpu = not cuda and (not mps or launched_processes() > 1)
     use_cpu = runtime.device == "cpu" or (runtime.device == "auto" and (asked_for_cpu or no_gpu))
     if use_cpu and runtime.mixed_precision == "fp16":
         raise UserError("runtime.mixed_precision=fp16 needs a GPU: use bf16 or fp32 on the CPU")
@@ -209,15 +231,16 @@ def local_ranks() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _launched_processes() -> int:
+def launched_processes() -> int:
+    """Processes of this run, as the launcher says it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _check_world_size(accelerator: Accelerator) -> None:
     """Refuse what accelerate lets pass: processes that do not know of each other."""
-    if accelerator.num_processes != _launched_processes():
+    if accelerator.num_processes != launched_processes():
         raise UserError(
-            f"{_launched_processes()} processes were launched but each would train alone: pass "
+            f"{launched_processes()} processes were launched but each would train alone: pass "
             f"runtime.device=cpu, or one of the configs in configs/accelerate/"
         )
 

@@ -120,8 +120,19 @@ def _images_of(place: Path, lists: tuple[Path, ...]) -> Iterator[Path]:
     elif place.suffix == ".txt" and place.is_file():
         if place.resolve() in lists:
             raise UserError(f"{place}: a list that leads back to itself: take that line out of it")
-        for line in _lines_of(place):
-            yield from _images_of(Path(line), (*lists, place.resolve()))
+        for number, line in _lines_of(place):
+            # Of a line that is there in neither way, the first is what its error speaks of.
+            named = Path(line)
+            beside = place.parent / named
+            if not _is_there(named) and _is_there(beside):
+                named = beside
+            try:
+                yield from _images_of(named, (*lists, place.resolve()))
+            except UserError as error:
+                raise UserError(
+                    f"{place}, line {number}: {error} (paths are looked for from here, then "
+                    f"beside the list)"
+                ) from None
     elif place.is_file():
         yield place
     elif glob.has_magic(str(place)):
@@ -133,12 +144,28 @@ def _images_of(place: Path, lists: tuple[Path, ...]) -> Iterator[Path]:
         raise UserError(f"{place}: no such file or folder")
 
 
-def _lines_of(path: Path) -> list[str]:
+def _lines_of(path: Path) -> list[tuple[int, str]]:
+    """(number, what it names) of each line that names anything."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not text in UTF-8: save the list in that encoding") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        name = line.strip()
+        # As Windows' "Copy as path" gives it.
+        if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" and not Path(name).exists():
+            name = name[1:-1]
+        comment = name.startswith("#") and not any(
+            map(Path.exists, (Path(name), path.parent / name))
+        )
+        if name and not comment:
+            lines.append((number, name))
+    return lines
+
+
+def _is_there(place: Path) -> bool:
+    return place.exists() or (glob.has_magic(str(place)) and bool(glob.glob(str(place))))
 
 
 def _file_pixels(path: Path) -> Tensor:

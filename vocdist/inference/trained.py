@@ -10,7 +10,7 @@ from vocdist.config import TaskConfig
 from vocdist.errors import UserError
 from vocdist.models.layers import set_channels_last
 from vocdist.runs.checkpoint import load_model, read_metadata
-from vocdist.runs.folder import CONFIG, run_weights
+from vocdist.runs.folder import CONFIG, weights_file
 from vocdist.shards.manifest import load_manifest
 from vocdist.tasks.task import (
     EvaluationView,
@@ -51,8 +51,7 @@ def load_trained(source: str | Path, device: str = "auto") -> Trained:
     Raises:
         UserError: There are no weights, their settings are unknown, or the device is not there.
     """
-    path = Path(source)
-    weights = path if path.is_file() else run_weights(path)
+    weights = weights_file(Path(source))
     metadata = read_metadata(weights)
     config = _config_of(weights, metadata)
     classes = _classes_of(weights, metadata, config)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
 
 
 class PrecisionRecall(NamedTuple):
@@ -29,6 +28,9 @@ def precision_recall(scores: ArrayLike, truth: ArrayLike) -> PrecisionRecall:
     The area under the steps is scikit-learn's average precision. Recall is 0 where the class has
     no positive.
     """
+    # Imported here, as below: it takes a second and more, which no start of a training waits for.
+    from sklearn.metrics import precision_recall_curve
+
     values, positive = np.asarray(scores, dtype=np.float64), np.asarray(truth).astype(bool)
     if not positive.any():
         # scikit-learn warns, and sets recall to 1.
@@ -71,10 +73,13 @@ def multilabel_metrics(
 
     `mAP` is the mean of `ap/<class>` (area under the precision-recall steps, scikit-learn's) over
     the classes that have a positive; for the others AP is undefined: they have no `ap/` key and are
-    counted in `classes_without_positives`. `macro_f1` is the mean of `f1/<class>` over all classes
-    and `sample_f1` the mean F1 of an image's label set, both at `threshold`, 0 where nothing is
-    there and nothing is predicted. `samples` is N.
+    counted in `classes_without_positives`. `macro_f1` is the mean of `f1/<class>` over the classes
+    that have a positive and `sample_f1` the mean F1 of an image's label set, both at `threshold`, 0
+    where nothing is there and nothing is predicted. Where no class has a positive, the three means
+    are left out. `samples` is N.
     """
+    from sklearn.metrics import average_precision_score
+
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.shape != labels.shape or labels.shape != (len(labels), len(class_names)):
         raise ValueError(
@@ -91,10 +96,17 @@ def multilabel_metrics(
         for column, name in enumerate(class_names)
         if truth[:, column].any()
     }
+    means = (
+        {
+            "mAP": float(np.mean(list(precisions.values()))),
+            "macro_f1": float(class_f1[truth.any(axis=0)].mean()),
+            "sample_f1": float(_f1(truth, predicted, axis=1).mean()),
+        }
+        if precisions
+        else {}
+    )
     return {
-        "mAP": float(np.mean(list(precisions.values()))) if precisions else 0.0,
-        "macro_f1": float(class_f1.mean()),
-        "sample_f1": float(_f1(truth, predicted, axis=1).mean()),
+        **means,
         "samples": float(len(labels)),
         "classes_without_positives": float(len(class_names) - len(precisions)),
         **{f"ap/{name}": value for name, value in precisions.items()},
@@ -143,7 +155,7 @@ def voc_average_precision(
 def voc_metrics(
     scores: ArrayLike, labels: ArrayLike, ignored: ArrayLike, class_names: tuple[str, ...]
 ) -> dict[str, float]:
-    """`mAP_voc`, the mean of `ap_voc/<class>` over classes with a positive; (N, C) each."""
+    """`mAP_voc`, the mean of `ap_voc/<class>` over classes with a positive, if any; (N, C) each."""
     scores, labels, ignored = np.asarray(scores), np.asarray(labels), np.asarray(ignored)
     found = {
         name: voc_average_precision(scores[:, column], labels[:, column], ignored[:, column])
@@ -151,7 +163,7 @@ def voc_metrics(
     }
     known = {name: value for name, value in found.items() if value is not None}
     return {
-        "mAP_voc": float(np.mean(list(known.values()))) if known else 0.0,
+        **({"mAP_voc": float(np.mean(list(known.values())))} if known else {}),
         **{f"ap_voc/{name}": value for name, value in known.items()},
     }
 
@@ -174,20 +186,24 @@ def best_thresholds(scores: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]
 def tuned_metrics(
     scores: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, class_names: Sequence[str]
 ) -> dict[str, float]:
-    """`macro_f1_tuned` and `sample_f1_tuned`, and `f1_tuned/` and `threshold/` of each class."""
+    """`f1_tuned/` and `threshold/` of each class, `macro_f1_tuned` and `sample_f1_tuned`.
+
+    The means are over the same as in `multilabel_metrics`.
+    """
     thresholds = np.asarray(thresholds)
-    truth, predicted = (
-        np.asarray(labels).astype(int),
-        (np.asarray(scores) >= thresholds).astype(int),
+    truth, predicted = np.asarray(labels).astype(bool), np.asarray(scores) >= thresholds
+    class_f1 = _f1(truth, predicted, axis=0)
+    means = (
+        {
+            "macro_f1_tuned": float(class_f1[truth.any(axis=0)].mean()),
+            "sample_f1_tuned": float(_f1(truth, predicted, axis=1).mean()),
+        }
+        if truth.any()
+        else {}
     )
-    by_class = [
-        float(f1_score(truth[:, i], predicted[:, i], zero_division=0))
-        for i in range(len(class_names))
-    ]
     return {
-        "macro_f1_tuned": float(np.mean(by_class)),
-        "sample_f1_tuned": float(f1_score(truth, predicted, average="samples", zero_division=0)),
-        **{f"f1_tuned/{name}": f1 for name, f1 in zip(class_names, by_class, strict=True)},
+        **means,
+        **{f"f1_tuned/{name}": float(f1) for name, f1 in zip(class_names, class_f1, strict=True)},
         **{f"threshold/{name}": float(t) for name, t in zip(class_names, thresholds, strict=True)},
     }
 

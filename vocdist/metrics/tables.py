@@ -24,6 +24,9 @@ def classifier_table(metrics: Mapping[str, float]) -> Table:
         summary[0] += f", {_number(metrics['sample_f1_tuned'])} at the thresholds"
     if "samples" in metrics:
         summary.append(f"{int(metrics['samples']):,} images")
+    missing = sorted(name for name in names if f"ap/{name}" not in metrics)
+    if missing:
+        summary.append(f"{len(names) - len(missing)} of {len(names)} classes have an image")
     columns = [("AP", "ap", "mAP"), ("AP VOC", "ap_voc", "mAP_voc"), ("F1", "f1", "macro_f1")]
     columns += [("threshold", "threshold", ""), ("F1 at it", "f1_tuned", "macro_f1_tuned")]
     table = _table("Classes", summary)
@@ -36,7 +39,11 @@ def classifier_table(metrics: Mapping[str, float]) -> Table:
         table.add_column(title, footer=footer, justify="right")
     for name in sorted(names, key=lambda name: (-metrics.get(f"ap/{name}", -1.0), name)):
         # Text, because a class name in brackets would be read as markup.
-        cells = [_number(metrics.get(f"{key}/{name}")) for _, key, _ in columns]
+        measured = f"ap/{name}" in metrics
+        cells = [
+            _number(metrics.get(f"{key}/{name}") if measured or key == "threshold" else None)
+            for _, key, _ in columns
+        ]
         table.add_row(Text(name), *cells)
     return table
 

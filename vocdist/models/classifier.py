@@ -6,6 +6,7 @@ from torchvision.ops import StochasticDepth
 from vocdist.errors import UserError
 from vocdist.models.backbone import build_network
 from vocdist.models.layers import (
+    BatchNorm,
     ImageNetPixels,
     RandomBySample,
     SampleDropout,
@@ -85,8 +86,9 @@ def _make_independent_of_ranks(network: nn.Module, sync_batch_norm: bool) -> Non
             if module.mode != "row":
                 raise ValueError(f"{path}: one mask for a whole batch depends on the ranks")
             replacement = SampleStochasticDepth(module.p, layer)
-        elif isinstance(module, nn.BatchNorm2d) and sync_batch_norm:
-            replacement = SyncBatchNorm(module.num_features, module.eps, module.momentum)
+        elif isinstance(module, nn.BatchNorm2d):
+            kind = SyncBatchNorm if sync_batch_norm else BatchNorm
+            replacement = kind(module.num_features, module.eps, module.momentum)
         else:
             continue
         owner, _, name = path.rpartition(".")

@@ -4,14 +4,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional
 
 from vocdist.models.random_keys import random_keys
 
 
-class SyncBatchNorm(nn.BatchNorm2d):
-    """`BatchNorm2d` by the mean and variance of all ranks' samples together.
+class BatchNorm(nn.BatchNorm2d):
+    """`BatchNorm2d` that normalises a single value a channel by its running statistics.
 
-    On one process, and in evaluation, it is `BatchNorm2d`. Each layer costs a small all-reduce in
+    Where torch's is an error: a last batch of one image, whose map is a single cell.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        """(B, C, H, W) -> the same, normalised."""
+        if self.training and input.numel() == input.shape[1]:
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+class SyncBatchNorm(BatchNorm):
+    """`BatchNorm` by the mean and variance of all ranks' samples together.
+
+    On one process, and in evaluation, it is `BatchNorm`. Each layer costs a small all-reduce in
     the forward and one in the backward pass. Set `counted` (B,) where the samples of a rank may be
     there only to take part: such a batch counts as a whole or not at all.
     """
@@ -24,7 +42,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         values = input.float()
         mean, var, count = self._over_all_ranks(values)
-        self._update_running(mean, var, count)
+        mean, var = self._with_running(mean, var, count)
         scale = self.weight * (var + self.eps).rsqrt()
         shift = self.bias - mean * scale
         shape = (1, -1, 1, 1)
@@ -44,15 +62,21 @@ class SyncBatchNorm(nn.BatchNorm2d):
         mean, square = (sums[:-1] / count).chunk(2)
         return mean, (square - mean**2).clamp(min=0), count
 
-    @torch.no_grad()
-    def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+    def _with_running(self, mean: Tensor, var: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Update the running statistics, and take them in the place of those of a single value."""
         if self.running_mean is None or self.running_var is None or self.momentum is None:
             raise ValueError("SyncBatchNorm keeps running statistics with a momentum")
-        unbiased = var * (count / (count - 1).clamp(min=1))
-        self.running_mean.lerp_(mean.float(), self.momentum)
-        self.running_var.lerp_(unbiased.float(), self.momentum)
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        # Decided on the device, which the host does not wait for.
+        single = count <= 1
+        before = self.running_mean.double().clone(), self.running_var.double().clone()
+        with torch.no_grad():
+            unbiased = var * (count / (count - 1).clamp(min=1))
+            momentum = (~single).float() * self.momentum
+            self.running_mean.lerp_(mean.float(), momentum)
+            self.running_var.lerp_(unbiased.float(), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        return torch.where(single, before[0], mean), torch.where(single, before[1], var)
 
 
 class _SumOverRanks(torch.autograd.Function):

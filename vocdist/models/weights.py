@@ -1,11 +1,9 @@
 """Weights into networks: torchvision's ImageNet download, a file, or a finished run."""
 
-import pickle
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
@@ -73,9 +71,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a state dict of tensors ({reason})") from None
+    except OSError:
+        raise
+    except Exception as error:  # of as many types as there are files that hold something else
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(
+            f"{path}: holds no weights (not a state dict of tensors: {reason})"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: not a state dict: save `model.state_dict()` and pass that")
     return state

@@ -64,7 +64,7 @@ def clear_cache(root: Path, url: str | None = None) -> tuple[int, list[Path]]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[bool]:
-    """Hold off readers (see `CachedFolder`) and conversions (see `shards/claim.py`), if none is."""
+    """Hold off readers (`CachedFolder`) and conversions (`shards/writer_lock.py`), if none is."""
     with (
         locked(folder / IN_USE_NAME, wait=False, create=True) as readers,
         locked(folder / ".lock", wait=False) as conversion,

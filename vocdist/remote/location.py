@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 CONNECT_S, SILENCE_S = 10.0, 30.0
+# Never let go of: a forked child that dropped what it inherited would take its parent's connections
+# out of the epoll that the two share, and the parent would wait for answers in vain.
+_kept: dict[int, AbstractFileSystem] = {}
 
 
 def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
@@ -32,6 +35,7 @@ def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     import fsspec
 
     fs, path = fsspec.url_to_fs(url, use_listings_cache=False, **_timeouts(url))
+    _kept[id(fs)] = fs
     return fs, path
 
 

@@ -105,8 +105,10 @@ def classifier_view(
         thresholds=[_threshold_panel(rows[i], f1[i]) for i in order if rows[i].images],
         overview=_overview(f1),
         confusions=_confusions(predictions),
-        mean_f1=float(np.mean([row.f1 for row in rows])),
-        best_mean_f1=float(np.mean([row.best_f1 or 0.0 for row in rows])),
+        mean_f1=float(np.mean([row.f1 for row in rows if row.images] or [0.0])),
+        best_mean_f1=float(
+            np.mean([row.best_f1 for row in rows if row.best_f1 is not None] or [0.0])
+        ),
         own_mean_f1=metrics.get("macro_f1_tuned"),
         best_common=(float(_GRID[common]), float(f1.mean(axis=0)[common])),
     )

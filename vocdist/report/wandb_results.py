@@ -38,10 +38,8 @@ CURVE_POINTS = 101
 CAPTIONED = 3
 
 
-def note_data_set(run: Run | None, reader: ShardReader) -> None:
+def note_data_set(run: Run, reader: ShardReader) -> None:
     """Make the shards an input of the run."""
-    if run is None:
-        return
     entry = data_set_entry(reader.manifest, reader.folder)
     with TemporaryDirectory() as folder:
         # Remote shards have no manifest on this machine.
@@ -57,10 +55,8 @@ def note_data_set(run: Run | None, reader: ShardReader) -> None:
     note_config(run, {"dataset": identity})
 
 
-def note_best(run: Run | None, run_dir: Path, metrics: Mapping[str, float]) -> None:
+def note_best(run: Run, run_dir: Path, metrics: Mapping[str, float]) -> None:
     """Log the best weights' metrics as `best/…`, and the weights."""
-    if run is None:
-        return
     run.summary.update({f"best/{name}": value for name, value in metrics.items()})
     # W&B takes at most 100 facts of an artifact: those of single classes are in the summary.
     totals = {name: value for name, value in metrics.items() if "/" not in name}

@@ -93,7 +93,9 @@ def read_metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="pt") as weights:
             return dict(weights.metadata() or {})
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
+        raise UserError(f"{path}: no safetensors file, or a damaged one ({error})") from None
+    except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 

@@ -66,6 +66,12 @@ def read_starts(path: Path) -> list[dict[str, Any]]:
     return starts
 
 
+def remembered_shards(path: Path) -> Path | None:
+    """Where the shards of a run's last start lay, if that was a folder."""
+    places = [start["shards"] for start in read_starts(path) if start.get("shards")]
+    return Path(places[-1]) if places else None
+
+
 def git_state(folder: Path) -> Mapping[str, Any] | None:
     """Commit and branch of the source, and whether files differ from it; None outside git."""
     # An installed package may lie inside somebody's repository: only our own is meant.

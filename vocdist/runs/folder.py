@@ -18,6 +18,8 @@ CONFIG = "config.yaml"
 FINAL_WEIGHTS = "model.safetensors"
 RESULTS = "results.json"
 CHECKPOINTS = "checkpoints"
+# Files there that name a checkpoint.
+POINTERS = ("best", "last")
 
 
 def begun_config(config_type: type[Config], run_dir: Path) -> Config | None:
@@ -44,6 +46,9 @@ def task_of(run_dir: Path) -> str:
     """
     path = run_dir / CONFIG
     if not path.is_file():
+        for folder in run_dir.parents[:2]:
+            if (folder / CONFIG).is_file():
+                raise UserError(f"{run_dir}: lies in the run {folder}: pass that")
         raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
     return str(read_yaml(path).get("task"))
 
@@ -61,6 +66,44 @@ def run_weights(run_dir: Path) -> Path:
         return best / WEIGHTS
     task = task_of(run_dir)
     raise UserError(f"{run_dir}: a {task} run without weights yet: let an epoch finish first")
+
+
+def weights_file(place: Path) -> Path:
+    """The file of the weights that a path stands for.
+
+    A file stands for itself, a run for its final weights (see `run_weights`), and so does the
+    folder of its checkpoints; a checkpoint, or `best` or `last` that names one, for its weights.
+
+    Raises:
+        UserError: There is no such thing, or there are no weights yet.
+    """
+    if place.name in POINTERS and place.is_file():
+        named = place.parent / place.read_text(encoding="utf-8", errors="replace").strip()
+        return named / WEIGHTS if named.is_dir() and named != place.parent else place
+    if place.is_file():
+        return place
+    if place.name == CHECKPOINTS and (place.parent / CONFIG).is_file():
+        return run_weights(place.parent)
+    if (place / WEIGHTS).is_file():
+        return place / WEIGHTS
+    if not place.exists():
+        raise UserError(f"{place}: no such file or run")
+    return run_weights(place)
+
+
+def named_weights(weights: str) -> str:
+    """`model.weights` with the file that a run or a checkpoint stands for.
+
+    Raises:
+        UserError: It is a path, and there is nothing.
+    """
+    if weights in ("none", "imagenet"):
+        return weights
+    if not Path(weights).exists():
+        raise UserError(
+            f"model.weights={weights}: no such file or run; pass a path, 'imagenet' or 'none'"
+        )
+    return str(weights_file(Path(weights)))
 
 
 def save_results(results: Mapping[str, float], path: Path) -> None:

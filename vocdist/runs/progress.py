@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Never, TextIO
 
@@ -295,11 +295,11 @@ class RunLog:
         losses: Mapping[str, float],
         metrics: Mapping[str, float],
         *,
-        headline: Sequence[str],
+        headline: str,
         skipped_steps: int,
         dataset: RequestedSamples | FeatureDataset,
     ) -> str:
-        """Log a row of the epoch before `position`, with its `metrics`; the same in a line."""
+        """Log a row of the epoch before `position`, with its `metrics`; a line with `headline`."""
         epoch_s = time.perf_counter() - self._started
         cache = dataset.cache if isinstance(dataset, RequestedSamples) else None
         self._tracker.log(
@@ -314,10 +314,9 @@ class RunLog:
                 **({} if cache is None else {"perf/cache_hits": cache.take_hit_share()}),
             }
         )
-        figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in headline)
         return (
             f"epoch {position.epoch}/{self._epochs}  train loss {losses['loss']:.4f}  "
-            f"val loss {metrics['loss']:.4f}  {figures}  {epoch_s:.1f} s"
+            f"val loss {metrics['loss']:.4f}  {headline}  {epoch_s:.1f} s"
         )
 
     def state_dict(self) -> dict[str, Any]:

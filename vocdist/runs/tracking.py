@@ -6,18 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vocdist.errors import Interrupted, ProcessLost
 from vocdist.files.atomic import replaced_when_done
-from vocdist.runs.wandb import (
-    OfflineRun,
-    Run,
-    finish_run,
-    offline_runs,
-    picture,
-    start_run,
-)
+
+if TYPE_CHECKING:
+    from vocdist.runs.wandb import OfflineRun, Run
 
 METRICS = "metrics.jsonl"
 RUN_ID = "wandb/run-id"
@@ -36,7 +31,7 @@ class Tracker:
     Args:
         run_dir: The run's folder, which gives the W&B run its name.
         mode: `auto`, `online`, `offline` or `disabled`.
-        project: W&B project.
+        project: W&B project; None: W&B's own variable, else `vocdist`.
         config: Shown and searchable in W&B.
         run_id: A W&B run to go on with.
     """
@@ -46,13 +41,19 @@ class Tracker:
         run_dir: Path,
         *,
         mode: str,
-        project: str,
+        project: str | None,
         config: Mapping[str, Any],
         run_id: str | None = None,
     ) -> None:
         """Open the file and, unless disabled, start the W&B run."""
         self._run_dir = run_dir
         self._file = (run_dir / METRICS).open("a", encoding="utf-8")
+        self._run: Run | None = None
+        if mode == "disabled":
+            return
+        # Imported here, as below: a run without W&B does not load it.
+        from vocdist.runs.wandb import start_run
+
         self._run = start_run(
             mode,
             project=project,
@@ -73,7 +74,7 @@ class Tracker:
         self._send_what_was_lost()
 
     @property
-    def run(self) -> Run | None:
+    def run(self) -> "Run | None":
         """The W&B run; None when disabled."""
         return self._run
 
@@ -85,8 +86,10 @@ class Tracker:
     @property
     def location(self) -> str:
         """One line for the user: where the W&B run is, and how to upload it."""
-        if self._run is None or not self._run.offline:
-            return describe_location(self._run)
+        if self._run is None:
+            return "W&B: disabled"
+        from vocdist.runs.wandb import describe_location
+
         return describe_location(self._run, [run.folder for run in self._offline_runs()])
 
     def log(self, row: Mapping[str, float | int]) -> None:
@@ -100,12 +103,18 @@ class Tracker:
     ) -> None:
         """Send picture files to W&B, and other values that are not for the file."""
         if self._run:
+            from vocdist.runs.wandb import picture
+
             images = {name: picture(path) for name, path in pictures.items()}
             self._send({**images, **others, "global_step": global_step}, _PICTURES_ROW)
 
-    def _offline_runs(self) -> list[OfflineRun]:
+    def _offline_runs(self) -> "list[OfflineRun]":
         """This run's folders, of all its starts."""
-        return offline_runs(self._run_dir, self._run.id) if self._run else []
+        if self._run is None or not self._run.offline:
+            return []
+        from vocdist.runs.wandb import offline_runs
+
+        return offline_runs(self._run_dir, self._run.id)
 
     def _send(self, row: Mapping[str, Any], place: int = 0) -> None:
         """Give W&B a row that it does not hold yet."""
@@ -139,6 +148,8 @@ class Tracker:
                 raise
         if self._run is None:
             return
+        from vocdist.runs.wandb import finish_run
+
         if not isinstance(error, Interrupted | ProcessLost):
             finish_run(self._run, exit_code=0 if error is None else 1)
             return

@@ -37,7 +37,9 @@ class OfflineRun(NamedTuple):
 def offline_runs(run_dir: Path, run_id: str) -> list[OfflineRun]:
     """The offline folders of a W&B run that hold anything, oldest first."""
     found = []
-    for path in sorted(run_dir.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb")):
+    for path in sorted(
+        files_folder(run_dir).glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb")
+    ):
         kinds, next_step = set(), 0
         for record in _records(path.read_bytes()):
             kinds.add(record.WhichOneof("record_type"))
@@ -76,10 +78,19 @@ def _records(data: bytes) -> Iterator[Any]:
 Run = wandb.Run
 
 
+# Seconds in which a server must have answered.
+INIT_TIMEOUT_S = 20
+
+
+def files_folder(run_dir: Path) -> Path:
+    """Where W&B keeps the files of a run: `$WANDB_DIR`, else its folder."""
+    return Path(os.environ.get("WANDB_DIR") or run_dir)
+
+
 def start_run(
     mode: str,
     *,
-    project: str,
+    project: str | None,
     name: str,
     folder: Path | None,
     config: Mapping[str, Any],
@@ -89,12 +100,14 @@ def start_run(
 
     Args:
         mode: `auto` (online when logged in, else offline), `online`, `offline` or `disabled`.
-        project: W&B project.
-        name: Of the run.
-        folder: Where its files are kept; None: the working folder.
+        project: W&B project; None: `$WANDB_PROJECT`, else `vocdist`.
+        name: Of the run, unless `$WANDB_NAME` names it.
+        folder: Where its files are kept; None: the working folder. See `files_folder`.
         config: Shown and searchable in W&B.
         run_id: Of a run to go on with.
     """
+    if mode == "auto" and os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
+        mode = "disabled"
     if mode == "auto":
         # No prompt and no request: the user's own word, else a look for credentials.
         logged_in = wandb.login(prompt=False, verify=False)
@@ -103,8 +116,14 @@ def start_run(
         return None
     # Its page shows them one by one, whatever their sizes.
     logging.getLogger().addFilter(_is_not_about_sizes)
-    settings = wandb.Settings(silent=True, console="off")
-    options: dict[str, Any] = {"project": project, "name": name, "dir": folder, "id": run_id}
+    # Not W&B's 90 s of silence: a wrong key or no network is said while somebody looks.
+    settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S)
+    options: dict[str, Any] = {
+        "project": project or os.environ.get("WANDB_PROJECT", "vocdist"),
+        "name": os.environ.get("WANDB_NAME", name),
+        "dir": folder and files_folder(folder),
+        "id": run_id,
+    }
     options |= {"config": dict(config), "resume": "allow", "settings": settings}
     try:
         return wandb.init(mode=mode, **options)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from vocdist.remote.location import Location
 from vocdist.shards.manifest import Manifest
-from vocdist.voc.counts import SplitCounts, class_count_table
+from vocdist.voc.counts import SplitCounts, class_count_table, notes_on_absent
 
 
 def print_summary(
@@ -33,6 +33,14 @@ def print_summary(
             f"{name}: {split.samples:,} images, {split.objects:,} boxes in "
             f"{len(split.shards)} shards, {size:,.1f} MB"
         )
+    if {"train", "val"} <= manifest.splits.keys():
+        train, val = manifest.splits["train"], manifest.splits["val"]
+        for part, name in ((train, "train"), (val, "val")):
+            if not part.samples:
+                console.print(f"{name} has no image: a training needs some (split_ratio)")
+        if train.samples and val.samples:
+            for line in notes_on_absent(train.class_images, val.class_images):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     if manifest.negatives:
         console.print(f"images of nothing (negatives): {manifest.negatives:,}")
     _print_counts(console, "left out (files)", manifest.left_out)

@@ -1,9 +1,9 @@
-"""One writer per folder: a lock that dies with its process, and a lock token that its workers check.
+"""One writer per folder: a lock that dies with its process, and a token that its workers check.
 
 The lock is `flock` on `.lock` in the folder: held on this machine, and across machines where the
 file system carries it (NFSv4, most cluster file systems); a file system without locks is refused.
-Workers may outlive a killed run for a moment. Each shows the lock_token of its run before it gives a
-file its final name, so that it cannot write into the work of the run that came after.
+Workers may outlive a killed run for a moment. Each compares its run's lock token with the folder's
+before it gives a file its final name, so that it cannot write into the work of the next run.
 """
 
 import os
@@ -21,7 +21,7 @@ LOCK_NAME = ".lock"
 
 @contextmanager
 def locked_for_writing(folder: Path) -> Iterator[str]:
-    """Hold `folder` alone, made where it is missing; yields the lock token, a word new each time.
+    """Hold `folder` alone, made where it is missing; yields the lock token, new each time.
 
     A folder that was made for it and stays empty is removed again.
 

@@ -25,9 +25,11 @@ from vocdist.models.classifier import Classifier
 from vocdist.models.graph import ExportGraph
 from vocdist.models.losses import MultilabelLoss
 from vocdist.models.weights import load_weights
+from vocdist.runs.folder import named_weights
 from vocdist.runs.predictions import ClassifierPredictions
 from vocdist.shards.reader import ShardReader
 from vocdist.tasks.task import ModelCard, Record, Task
+from vocdist.voc.counts import notes_on_absent
 
 # Of whole frames: sides are multiples of this, and the long one at most so many short ones.
 FRAME_MULTIPLE = 32
@@ -90,7 +92,7 @@ class ClassifierTask(Task):
             settings.sync_batch_norm,
         )
         if pretrained:
-            load_weights(model.network, settings.backbone, settings.weights)
+            load_weights(model.network, settings.backbone, named_weights(settings.weights))
         if train is None:
             return cls(config, classes, model)
         loss = MultilabelLoss(
@@ -128,6 +130,22 @@ class ClassifierTask(Task):
         # Not padded but stretched a little: padding would be averaged into the pooled features.
         short_side = config.input.eval_size or config.input.size
         return Padding(short_side, FRAME_ASPECT * short_side, FRAME_MULTIPLE, snap=True)
+
+    @classmethod
+    def notes(cls, train: ShardReader, val: ShardReader) -> list[str]:
+        """See `Task.notes`."""
+        names = train.manifest.classes
+        shown, measured = (
+            dict(zip(names, reader.class_images.tolist(), strict=True)) for reader in (train, val)
+        )
+        return notes_on_absent(shown, measured)
+
+    @classmethod
+    def headline_words(cls, metrics: Mapping[str, float]) -> str:
+        """See `Task.headline_words`; with the number of classes that are measured, if not all."""
+        words, missing = super().headline_words(metrics), int(metrics["classes_without_positives"])
+        classes = sum(name.startswith("f1/") for name in metrics)
+        return f"{words} ({classes - missing} of {classes} classes)" if missing else words
 
     @classmethod
     def table(cls, metrics: Mapping[str, float]) -> Table:

@@ -19,7 +19,13 @@ from vocdist.models.rpn.network import (
     SamplingRule,
 )
 from vocdist.models.weights import load_weights
-from vocdist.runs.folder import CONFIG, FINAL_WEIGHTS
+from vocdist.runs.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    FINAL_WEIGHTS,
+    named_weights,
+    weights_file,
+)
 
 DEFAULT_CLASSIFIER_RUN = Path("runs/classifier")
 
@@ -48,9 +54,9 @@ def resolve_backbone(config: RpnConfig, begun: RpnConfig | None = None) -> RpnCo
             fallback = replace(config.model, classifier="none", backbone="resnet18")
             return replace(config, model=fallback)
         source = str(DEFAULT_CLASSIFIER_RUN)
-    if source == "none" or Path(source).is_file():
-        return replace(config, model=replace(config.model, classifier=source))
     run = Path(source)
+    if source == "none" or run.is_file() or run.parent.name == CHECKPOINTS:
+        return replace(config, model=replace(config.model, classifier=source))
     if not (run / CONFIG).is_file() or not (run / FINAL_WEIGHTS).is_file():
         raise UserError(
             f"{run}: neither a weights file nor a finished classifier run (no {FINAL_WEIGHTS}): "
@@ -108,7 +114,6 @@ def build_model(config: RpnConfig, *, pretrained: bool) -> ProposalModel:
 def _load_backbone(network: nn.Module, config: RpnConfig) -> None:
     source = config.model.classifier
     if source == "none":
-        load_weights(network, config.model.backbone, config.model.weights)
+        load_weights(network, config.model.backbone, named_weights(config.model.weights))
     else:
-        path = Path(source) if Path(source).is_file() else Path(source) / FINAL_WEIGHTS
-        load_weights(network, config.model.backbone, str(path))
+        load_weights(network, config.model.backbone, str(weights_file(Path(source))))

@@ -13,7 +13,7 @@ import importlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -32,8 +32,10 @@ from vocdist.data.transforms import Example, Transform
 from vocdist.errors import UserError
 from vocdist.models.graph import ExportGraph
 from vocdist.models.rpn.model import ProposalModel
+from vocdist.runs.environment import ENVIRONMENT, remembered_shards
 from vocdist.runs.folder import CONFIG, task_of
 from vocdist.runs.predictions import Predictions
+from vocdist.shards.manifest import MANIFEST_NAME
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.record import Annotations
 
@@ -84,7 +86,8 @@ class Task(ABC):
     Class attributes:
         config_type: Settings of a training; its `task` field holds the task's name.
         title: What it is, in a page's head.
-        best_metric: Name of the metric whose maximum marks the best checkpoint.
+        best_metric: Name of the metric whose maximum marks the best checkpoint; where it is not
+            defined, the lowest loss does.
         headline: Names of the metrics that stand in the line of an epoch.
         tiles: A page's figures: key, name, key of the same without learning (or None), and what
             that is.
@@ -158,6 +161,19 @@ class Task(ABC):
         A run that was `begun` keeps what it has.
         """
         return config
+
+    @classmethod
+    def notes(cls, train: ShardReader, val: ShardReader) -> list[str]:
+        """Lines on what these splits cannot teach or measure, for before the first step."""
+        return []
+
+    @classmethod
+    def headline_words(cls, metrics: Mapping[str, float]) -> str:
+        """The metrics of `headline` in the line of an epoch; `–` for one that is not defined."""
+        figures = {name: metrics.get(name) for name in cls.headline}
+        return "  ".join(
+            f"{name} {'–' if value is None else f'{value:.4f}'}" for name, value in figures.items()
+        )
 
     @classmethod
     def table(cls, metrics: Mapping[str, float]) -> Table:
@@ -304,11 +320,34 @@ def build_task(config: TaskConfig, train: ShardReader, *, pretrained: bool) -> T
 def load_run_config(run_dir: Path, overrides: Sequence[str] = ()) -> TaskConfig:
     """The config a run was trained with, as the type of its task.
 
+    Shards that are not where it names them are looked for where the training found them.
+
     Raises:
         UserError: The folder is not a run.
     """
     config_type = task_class(task_of(run_dir)).config_type
-    return load_config(config_type, run_dir / CONFIG, overrides)
+    config: TaskConfig = load_config(config_type, run_dir / CONFIG, overrides)
+    named = config.data.shards
+    if isinstance(named, Path) and not (named / MANIFEST_NAME).is_file():
+        # Relative to another folder, it may be: where the training found them.
+        lay = remembered_shards(run_dir / ENVIRONMENT)
+        if lay is not None and not any(o.startswith("data.shards=") for o in overrides):
+            config = replace(config, data=replace(config.data, shards=lay))
+    return config
+
+
+def check_shards(run_dir: Path, config: TaskConfig) -> None:
+    """Refuse a run whose shards are not where they were.
+
+    Raises:
+        UserError: With what to pass.
+    """
+    shards = config.data.shards
+    if isinstance(shards, Path) and not (shards / MANIFEST_NAME).is_file():
+        raise UserError(
+            f"{run_dir}: was trained on the shards in {shards}, which are not there: pass "
+            f"data.shards=WHERE THEY ARE NOW"
+        )
 
 
 def config_of_task(values: Mapping[str, Any], where: str) -> TaskConfig:

@@ -18,7 +18,7 @@ from vocdist.errors import SharedError, UserError
 from vocdist.runs.checkpoint import load_model, read_metadata
 from vocdist.runs.folder import run_weights
 from vocdist.shards.reader import ShardReader
-from vocdist.tasks.task import Record, Task, build_task, load_run_config
+from vocdist.tasks.task import Record, Task, build_task, check_shards, load_run_config
 from vocdist.training.loaders import build_reader, split_loader
 
 
@@ -98,6 +98,7 @@ def load_task(config: TaskConfig, run_dir: Path) -> Task:
     Raises:
         UserError: There are no weights yet, or the classifier knows other classes than the shards.
     """
+    check_shards(run_dir, config)
     reader = build_reader(config, "train")
     task = build_task(config, reader, pretrained=False)
     weights = run_weights(run_dir)

@@ -13,7 +13,7 @@ from vocdist.data.features import FeatureDataset, FeatureFiles
 from vocdist.data.geometry import shrunk_size
 from vocdist.data.loader import BatchLoader
 from vocdist.data.transforms import RpnTransform
-from vocdist.data.workers import usable_cores
+from vocdist.data.workers import LoaderProcesses, usable_cores
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule, default_cache
 from vocdist.shards.reader import ShardReader
@@ -65,12 +65,29 @@ class SplitUse(NamedTuple):
     keep_decoded: bool = False
 
 
+class TrainingLoaders(NamedTuple):
+    """The loaders of a training, and the processes that serve both, to be closed at its end."""
+
+    train: BatchLoader
+    val: BatchLoader
+    processes: LoaderProcesses
+
+
 def training_loaders(
     config: TaskConfig, task: Task, readers: Readers, accelerator: Accelerator
-) -> list[BatchLoader]:
+) -> TrainingLoaders:
     """The train and val loader of a training (a collective), see `split_loaders`."""
     uses = [SplitUse(readers.train, True, True), SplitUse(readers.val, False, True)]
-    return split_loaders(config, task, uses, accelerator)
+    train, val = split_loaders(config, task, uses, accelerator)
+    processes = LoaderProcesses(
+        [train.dataset, val.dataset],
+        workers=train.num_workers,
+        pin_memory=train.pin_memory,
+        kept=True,
+    )
+    train.share(processes)
+    val.share(processes)
+    return TrainingLoaders(train, val, processes)
 
 
 def split_loaders(

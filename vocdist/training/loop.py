@@ -16,7 +16,7 @@ from torch import nn
 
 from vocdist.config.training import OptimConfig, TrainConfig
 from vocdist.data.batch import Batch
-from vocdist.data.loader import BatchLoader, ahead_of_use
+from vocdist.data.loader import ahead_of_use
 from vocdist.distributed.agreement import Agreement
 from vocdist.distributed.processes import average_buffers, learning_batch_norms
 from vocdist.errors import UserError
@@ -27,6 +27,7 @@ from vocdist.runs.tracking import Tracker
 from vocdist.tasks.task import Task
 from vocdist.training.evaluation import Evaluation, evaluate
 from vocdist.training.guard import NON_FINITE, FiniteGuard
+from vocdist.training.loaders import TrainingLoaders
 from vocdist.training.optim import (
     WeightAverage,
     gradient_norm,
@@ -47,8 +48,7 @@ class Trainer:
     task: Task
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    train_loader: BatchLoader
-    val_loader: BatchLoader
+    loaders: TrainingLoaders
     accelerator: Accelerator
     agreement: Agreement
     checkpoints: Checkpoints
@@ -60,6 +60,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         """Make the parts that are the loop's own."""
+        self.train_loader, self.val_loader, _ = self.loaders
         self._steps_per_epoch = self.train_loader.steps_per_epoch()
         if not self._steps_per_epoch:
             raise UserError(
@@ -85,6 +86,10 @@ class Trainer:
             self.accelerator,
             self.checkpoints,
         )
+
+    def close(self) -> None:
+        """End the loader processes."""
+        self.loaders.processes.close()
 
     def fit(self) -> None:
         """Train from the position to the last epoch; measure and save after each."""
@@ -167,12 +172,14 @@ class Trainer:
 
     def _end_epoch(self, metrics: dict[str, float]) -> None:
         losses = self._log.end_epoch_losses(self.position)
-        self.position = self.position.after_epoch(metrics[self.task.best_metric])
+        # Where the metric is not defined, the lowest loss marks the best.
+        best = metrics.get(self.task.best_metric, -metrics["loss"])
+        self.position = self.position.after_epoch(best)
         line = self._log.log_epoch(
             self.position,
             losses,
             metrics,
-            headline=self.task.headline,
+            headline=self.task.headline_words(metrics),
             skipped_steps=self._guard.skipped,
             dataset=self.train_loader.dataset,
         )

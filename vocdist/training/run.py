@@ -1,7 +1,7 @@
 """A training run from its config to its results: `train` first, then its parts in their order."""
 
 import json
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,18 @@ from vocdist.config import TaskConfig
 from vocdist.config.file import plain_config
 from vocdist.data.loader import ahead_of_use
 from vocdist.distributed.agreement import Agreement
+from vocdist.distributed.launcher import launcher
 from vocdist.distributed.preemption import StopRequest
-from vocdist.distributed.processes import build_accelerator, lay_out, prepare
+from vocdist.distributed.processes import (
+    build_accelerator,
+    launched_processes,
+    lay_out,
+    prepare,
+    with_precision,
+)
 from vocdist.drawing import contact_sheet
 from vocdist.files.atomic import replaced_when_done
-from vocdist.report.curves import plot_curves
 from vocdist.report.run_report import RunReport
-from vocdist.report.wandb_results import note_best, note_data_set, result_values
 from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, Position, load_model, save_weights
 from vocdist.runs.environment import ENVIRONMENT, describe_environment, note_start
 from vocdist.runs.folder import (
@@ -68,9 +73,11 @@ def train(config: TaskConfig) -> dict[str, float]:
     """
     plan = _plan(config)
     config, start, run_dir = plan.config, plan.start, config.run.dir
+    notes = launcher().notes(config.runtime, config.train, launched_processes())
     accelerator = build_accelerator(config.runtime)
-    for note in start.notes:
-        accelerator.print(f"{note}: the one before it is used")
+    notes += task_class(config.task).notes(*plan.readers)
+    for note in (*notes, *start.notes):
+        accelerator.print(note)
     epochs, results = start.position.epoch, run_dir / RESULTS
     finished = epochs == config.train.epochs and results.is_file() and not start.rewound
     with failing_together(accelerator):
@@ -82,7 +89,10 @@ def train(config: TaskConfig) -> dict[str, float]:
         if accelerator.is_main_process:
             prepare_folder(config, plan.checkpoints, start)
             found = describe_environment(accelerator.device, accelerator.num_processes)
-            note_start(run_dir / ENVIRONMENT, found)
+            shards = config.data.shards
+            # For whoever measures the run from another folder, see `load_run_config`.
+            where = str(shards.absolute()) if isinstance(shards, Path) else None
+            note_start(run_dir / ENVIRONMENT, {**found, "shards": where})
         return _train(plan, accelerator)
 
 
@@ -90,10 +100,14 @@ def _train(plan: _Plan, accelerator: Accelerator) -> dict[str, float]:
     stop = StopRequest(has_peers=accelerator.num_processes > 1)
     with failing_together(accelerator), _tracker(plan, accelerator) as tracker:
         accelerator.print(tracker.location)
-        note_data_set(tracker.run, plan.readers.train)
+        if tracker.run:
+            # Imported here: without W&B nothing waits for it.
+            from vocdist.report.wandb_results import note_data_set
+
+            note_data_set(tracker.run, plan.readers.train)
         trainer = _trainer_at_start(plan, accelerator, tracker, stop)
         # Until here there is nothing to save, and a signal may end the process.
-        with stop:
+        with stop, closing(trainer):
             work = partial(_fit, plan.config, trainer)
             return run_to_the_end(trainer, stop, plan.config.run.dir, work)
 
@@ -114,8 +128,11 @@ def _plan(config: TaskConfig) -> _Plan:
 def resolved(config: TaskConfig) -> TaskConfig:
     """The settings with `auto` values replaced, as the run was begun with, see `Task.resolve`."""
     begun = begun_config(type(config), config.run.dir)
-    settled: TaskConfig = task_class(config.task).resolve(config, begun)
-    return settled
+    config = replace(
+        config, runtime=with_precision(config.runtime, begun.runtime if begun else None)
+    )
+    decided: TaskConfig = task_class(config.task).resolve(config, begun)
+    return decided
 
 
 def _tracker(plan: _Plan, accelerator: Accelerator) -> Tracker:
@@ -174,13 +191,11 @@ def build_trainer(
     fused = accelerator.device.type != "mps"
     adamw = build_optimizer(task.model, config.optim, fused=fused)
     model, optimizer = prepare(accelerator, task.model, adamw)
-    train_loader, val_loader = training_loaders(config, task, readers, accelerator)
     return Trainer(
         task=task,
         model=model,
         optimizer=optimizer,
-        train_loader=train_loader,
-        val_loader=val_loader,
+        loaders=training_loaders(config, task, readers, accelerator),
         accelerator=accelerator,
         agreement=Agreement(accelerator, stop, config.runtime.collective_timeout_s),
         checkpoints=checkpoints,
@@ -224,12 +239,14 @@ def finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
         pictures = _draw(config, trainer)
         if trainer.report:
             trainer.report.write(measured.records, metrics)
-        run, run_dir = trainer.tracker.run, config.run.dir
-        others = result_values(run_dir, metrics) if run else {}
-        trainer.tracker.log_pictures(pictures, trainer.position.global_step, others)
-        note_best(run, run_dir, metrics)
+        if run := trainer.tracker.run:
+            from vocdist.report.wandb_results import note_best, result_values
+
+            others = result_values(config.run.dir, metrics)
+            trainer.tracker.log_pictures(pictures, trainer.position.global_step, others)
+            note_best(run, config.run.dir, metrics)
         # Written last: its presence says that the run is finished.
-        save_results(metrics, run_dir / RESULTS)
+        save_results(metrics, config.run.dir / RESULTS)
     trainer.accelerator.wait_for_everyone()
     return metrics
 
@@ -245,6 +262,9 @@ def _save_weights(config: TaskConfig, trainer: Trainer) -> None:
 
 def _draw(config: TaskConfig, trainer: Trainer) -> dict[str, Path]:
     """Draw the curves, and what the model says of the first val images: files by name."""
+    # Imported here: matplotlib takes a second, which no start waits for.
+    from vocdist.report.curves import plot_curves
+
     pictures = {"curves": config.run.dir / "curves.png"}
     plot_curves(config.run.dir / METRICS, config.task, pictures["curves"])
     reader = trainer.val_loader.dataset.reader

@@ -41,6 +41,8 @@ FREE_TO_CHANGE = (
     "train.keep",
     "data.shards",  # the manifest is compared instead
 )
+# A run that goes on may have more epochs; ranks that begin together have as many.
+CHANGED_LATER = (*FREE_TO_CHANGE, "train.epochs")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Start:
         position: The first one, or that of the checkpoint.
         checkpoint: What to restore; None to begin anew.
         rewound: The checkpoint is not the one that the run folder names as its last.
-        notes: What the user should know: which checkpoints are damaged.
+        notes: What the user should know: which checkpoints are damaged, what is changed.
     """
 
     position: Position
@@ -84,7 +86,7 @@ def plan_start(
         )
     chosen = last if resume in ("auto", "never") else _named_checkpoint(resume, checkpoints)
     if chosen is None:
-        same = begun and not config_differences(begun, config, FREE_TO_CHANGE)
+        same = begun and not config_differences(begun, config, CHANGED_LATER)
         # Killed before its first checkpoint: the same rows come again, for the same W&B run.
         run_id = remembered_run_id(config.run.dir) if same else None
         return Start(replace(first, wandb_run_id=run_id))
@@ -99,7 +101,8 @@ def plan_start(
         # Another run's: its W&B run goes on without this one.
         position = replace(position, wandb_run_id=remembered_run_id(config.run.dir))
     rewound = not checkpoints.is_pointed_to(chosen)
-    return Start(position, chosen, rewound, tuple(checkpoints.passed_over()))
+    notes = [f"{note}: the one before it is used" for note in checkpoints.passed_over()]
+    return Start(position, chosen, rewound, (*notes, *_note_on_epochs(config, position)))
 
 
 def _check_same_run(config: Any, position: Position, chosen: Path, first: Position) -> None:
@@ -115,14 +118,33 @@ def _check_same_run(config: Any, position: Position, chosen: Path, first: Positi
             f" -> {first.shards} [manifest {first.manifest_hash[:12]}]\n"
             f"pass the data.shards it was begun with, or choose another run.dir"
         )
+    least = position.epoch + (position.step > 0)
+    if config.train.epochs < least:
+        raise UserError(
+            f"{chosen.parent.parent}: {position.epoch} epochs are trained"
+            f"{' and one is begun' if position.step else ''}, and "
+            f"train.epochs={config.train.epochs} asks for fewer: pass {least} or more, or choose "
+            f"another run.dir"
+        )
     begun = begun_config(type(config), chosen.parent.parent)
-    differences = config_differences(begun, config, FREE_TO_CHANGE) if begun else []
+    differences = config_differences(begun, config, CHANGED_LATER) if begun else []
     if differences:
         listed = "\n  ".join(differences)
         raise UserError(
             f"{chosen.parent.parent}: holds a run that was begun with other settings:\n  {listed}\n"
             f"choose another run.dir, or delete that folder to begin anew"
         )
+
+
+def _note_on_epochs(config: Any, position: Position) -> list[str]:
+    """A line where a run is to have another number of epochs than it was begun with."""
+    begun = begun_config(type(config), config.run.dir)
+    if begun is None or begun.train.epochs == config.train.epochs:
+        return []
+    return [
+        f"train.epochs {begun.train.epochs} -> {config.train.epochs}: from epoch "
+        f"{position.epoch + 1} on, the learning rate follows a schedule of {config.train.epochs}"
+    ]
 
 
 def _named_checkpoint(resume: str, checkpoints: Checkpoints) -> Path:
@@ -180,8 +202,9 @@ def prepare_folder(config: Any, checkpoints: Checkpoints, start: Start) -> None:
         drop_rows_after(run_dir / name, done.global_step if start.checkpoint else -1, done.epoch)
     if start.rewound and start.checkpoint and checkpoints.last():
         checkpoints.rewind(start.checkpoint)
-        for name in (RESULTS, FINAL_WEIGHTS):
-            (run_dir / name).unlink(missing_ok=True)
+    # Of a run that was sent back, or is to have more epochs.
+    for name in (RESULTS, FINAL_WEIGHTS):
+        (run_dir / name).unlink(missing_ok=True)
     if start.checkpoint and _is_best(start.position, start.checkpoint, checkpoints):
         # It may have been cut off before `best` was written.
         checkpoints.mark_best(start.checkpoint)

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+# Classes that a line names.
+MOST_NAMED = 10
 Boxes = npt.NDArray[np.int32]  # (N, 5) rows [class_id, x, y, w, h] of one image
 
 
@@ -74,6 +76,30 @@ def class_object_counts(
 ) -> dict[str, int]:
     """Class name -> number of objects. See `count_split`."""
     return count_split(boxes_per_sample, class_names).objects
+
+
+def notes_on_absent(train: Mapping[str, int], val: Mapping[str, int]) -> list[str]:
+    """Lines on classes that no image of a split shows; both map class names to images."""
+    notes = []
+    unseen = [name for name, images in train.items() if not images]
+    if unseen:
+        pronoun = "it" if len(unseen) == 1 else "they"
+        notes.append(f"train has no image of {_listed(unseen)}: {pronoun} cannot be learned")
+    unmeasured = [name for name, images in val.items() if not images]
+    if len(unmeasured) == len(val):
+        notes.append(
+            "val has no image of any class: nothing but the loss is measured, and the best epoch "
+            "is that of the lowest val loss"
+        )
+    elif unmeasured:
+        verb = "it is" if len(unmeasured) == 1 else "they are"
+        notes.append(f"val has no image of {_listed(unmeasured)}: {verb} not measured")
+    return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def class_count_table(splits: Mapping[str, SplitCounts]) -> Table:

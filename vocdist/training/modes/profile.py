@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from vocdist.config import TaskConfig
 from vocdist.data.batch import Batch
 from vocdist.data.workers import usable_cores
 from vocdist.distributed.preemption import StopRequest
-from vocdist.distributed.processes import build_accelerator
+from vocdist.distributed.processes import build_accelerator, with_precision
 from vocdist.runs.checkpoint import Checkpoints, Position
 from vocdist.runs.folder import CHECKPOINTS
 from vocdist.runs.tracking import NullTracker, Tracker
@@ -133,6 +133,7 @@ def profile_run(config: TaskConfig) -> dict[str, float]:
         data=replace(config.data, limit_train=limit, limit_val=1),
         train=replace(config.train, epochs=1, log_every=2**31, save_every=None),
     )
+    config = replace(config, runtime=with_precision(config.runtime))
     accelerator = build_accelerator(config.runtime)
     config = task_class(config.task).resolve(config)
     folder = config.run.dir.with_name(config.run.dir.name + "-profile")
@@ -141,8 +142,9 @@ def profile_run(config: TaskConfig) -> dict[str, float]:
         steps = trainer.train_loader.steps_per_epoch()
         cached = trainer.task.frozen_features(config) is not None
         timer = PhaseTimer(accelerator.device)
-        seconds, timed_steps = _timed_epoch(trainer, timer, steps)
-        _traced_steps(trainer, max(0, steps - TRACED), folder)
+        with closing(trainer):
+            seconds, timed_steps = _timed_epoch(trainer, timer, steps)
+            _traced_steps(trainer, max(0, steps - TRACED), folder)
     total = sum(seconds.values())
     shares = {phase: spent / total for phase, spent in seconds.items()}
     if accelerator.is_main_process:
