@@ -141,6 +141,12 @@ class RuntimeConfig:
             given up, and the run ends. Longer than any wait for data, than saving takes, and than
             one process may compute features that are kept while the others wait.
         compile: Compile the model with `torch.compile` in the first steps of a run.
+        cuda_graph: Replay forward and backward pass of a step as one CUDA graph, recorded for each
+            shape of batch. `auto`: where there is CUDA and the settings allow it, else eagerly;
+            `true`: it is an error where they do not.
+        deterministic: Use only algorithms that give the same bits each time, so that a run which
+            was killed and goes on ends with those of one that was not, on a GPU too, and more
+            slowly; an operation that has none is an error. On a CPU it changes nothing.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -149,6 +155,8 @@ class RuntimeConfig:
     channels_last: bool = True
     collective_timeout_s: Positive = 1800.0
     compile: bool = False
+    cuda_graph: bool | Literal["auto"] = "auto"
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,10 +1,11 @@
 """What the loader is asked for and what it gives: requests for samples, and batches of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -67,6 +68,32 @@ class Batch:
         # MPS reads the source later even when it was freed meanwhile: wait for it there.
         no_wait = device.type == "cuda"
         return self._map(lambda tensor: tensor.to(device, non_blocking=no_wait))
+
+    def tensors(self) -> list[Tensor]:
+        """All of its tensors, in one order for all batches with the same targets."""
+        targets = [self.targets[name] for name in sorted(self.targets)]
+        return [*self.inputs, *targets, self.indices, self.weights, self.seeds]
+
+    def clone(self) -> Self:
+        """The same in memory of its own."""
+        return self._map(lambda tensor: tensor.clone())
+
+    def signature(self) -> Hashable:
+        """Equal for batches that differ by nothing but the values of their tensors."""
+        kinds = [(t.shape, t.stride(), t.dtype) for t in self.tensors()]
+        return self.size, *sorted(self.targets), *kinds
+
+    def with_boxes(self, count: int) -> Self:
+        """The same with targets padded to `count` boxes, (B, count, ...); not fewer than it has."""
+        missing = count - self.targets["boxes"].shape[1]
+        if not missing:
+            return self
+        padded = {
+            name: F.pad(target, [0, 0] * (target.ndim - 2) + [0, missing])
+            for name, target in self.targets.items()
+            if name in (*RAGGED_TARGETS, "box_mask")
+        }
+        return replace(self, targets={**self.targets, **padded})
 
     def pin_memory(self) -> Self:
         """Pin the host memory (called by torch's DataLoader)."""

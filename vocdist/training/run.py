@@ -44,6 +44,7 @@ from vocdist.training.loop import Trainer
 from vocdist.training.optim import build_optimizer
 from vocdist.training.start import Start, check_same_start, plan_start, prepare_folder, run_lock
 from vocdist.training.status import failing_together, readable_errors, run_to_the_end
+from vocdist.training.step import build_step
 
 
 class _Plan(NamedTuple):
@@ -176,11 +177,12 @@ def build_trainer(
     fused = accelerator.device.type != "mps"
     adamw = build_optimizer(task.model, config.optim, fused=fused)
     model, optimizer = prepare(accelerator, task.model, adamw)
+    loaders = training_loaders(config, task, readers, accelerator)
     return Trainer(
         task=task,
         model=model,
         optimizer=optimizer,
-        loaders=training_loaders(config, task, readers, accelerator),
+        loaders=loaders,
         accelerator=accelerator,
         agreement=Agreement(accelerator, stop, config.runtime.collective_timeout_s),
         checkpoints=checkpoints,
@@ -188,6 +190,7 @@ def build_trainer(
         train=config.train,
         optim=config.optim,
         position=position,
+        step=build_step(config, task, model, accelerator, loaders.train),
         report=RunReport(config.run.dir, task, *readers) if accelerator.is_main_process else None,
     )
 

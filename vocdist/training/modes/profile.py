@@ -25,6 +25,7 @@ from vocdist.tasks.task import build_task, task_class
 from vocdist.training.loaders import build_readers
 from vocdist.training.loop import Trainer
 from vocdist.training.run import build_trainer
+from vocdist.training.step import Backward
 
 PHASES = ("data wait", "forward", "backward", "optimizer", "other")
 
@@ -132,6 +133,8 @@ def profile_run(config: TaskConfig) -> dict[str, float]:
         config,
         data=replace(config.data, limit_train=limit, limit_val=1),
         train=replace(config.train, epochs=1, log_every=2**31, save_every=None),
+        # Inside a CUDA graph the parts of a step cannot be timed apart.
+        runtime=replace(config.runtime, cuda_graph=False),
     )
     accelerator = build_accelerator(config.runtime)
     config = task_class(config.task).resolve(config)
@@ -205,7 +208,7 @@ def build_bare_trainer(config: TaskConfig, accelerator: Accelerator, tracker: Tr
 
 def _timed_epoch(trainer: Trainer, timer: PhaseTimer, steps: int) -> tuple[dict[str, float], int]:
     """Seconds of each phase over the steps after the warm-up, and how many these were."""
-    plain = (trainer.task, trainer.accelerator, trainer.train_loader)
+    plain = (trainer.step, trainer.train_loader)
     take_step = trainer._optimizer_step
     warm_up = min(WARM_UP, steps - 1)
     done = 0
@@ -217,14 +220,15 @@ def _timed_epoch(trainer: Trainer, timer: PhaseTimer, steps: int) -> tuple[dict[
         if done == warm_up:
             timer.begin()
 
-    trainer.task = cast(Any, Timed(plain[0], timer, {"losses": "forward"}))
-    trainer.accelerator = cast(Any, Timed(plain[1], timer, {"backward": "backward"}))
-    trainer.train_loader = cast(Any, Timed(plain[2], timer, iterators={"training": "data wait"}))
+    task = Timed(trainer.task, timer, {"losses": "forward"})
+    accelerator = Timed(trainer.accelerator, timer, {"backward": "backward"})
+    trainer.step = Backward(cast(Any, accelerator), trainer.model, task.losses)
+    trainer.train_loader = cast(Any, Timed(plain[1], timer, iterators={"training": "data wait"}))
     # All that a step does after its gradients: clipping, checks, the update.
     setattr(trainer, "_optimizer_step", timed_step)  # noqa: B010 (mypy refuses the assignment)
     trainer.train_epoch()
     setattr(trainer, "_optimizer_step", take_step)  # noqa: B010
-    trainer.task, trainer.accelerator, trainer.train_loader = plain
+    trainer.step, trainer.train_loader = plain
     return timer.seconds(), steps - warm_up
 
 
