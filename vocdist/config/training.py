@@ -47,6 +47,10 @@ class DataConfig:
             happens to them; null: leave them as they are stored. It makes `decoded_cache` smaller.
         decoded_cache: Memory of each process in which decoded images stay from epoch to epoch, as
             `4GB`; null: none. Those that do not fit are decoded each time, to the same result.
+        resident: Where a training's images stay once they are decoded: `device` (in the device's
+            own memory, where they are cropped and scaled too), `none` (they are loaded from the
+            shards for each batch), or `auto`: `device` on CUDA where they fit into 60% of what is
+            free of it, else `none`.
         cache_dir: Where copies of remote shards are kept; null: `$VOCDIST_CACHE`, else
             `~/.cache/vocdist`.
         cache_bytes: How many bytes of them, as `20GB`; those used longest ago go first. Null: no
@@ -60,6 +64,7 @@ class DataConfig:
     num_workers: NonNegative = 2
     short_side: Count | None = None
     decoded_cache: ByteSize | None = None
+    resident: Literal["auto", "device", "none"] = "auto"
     cache_dir: Folder | None = None
     cache_bytes: ByteSize | None = None
 

@@ -39,7 +39,9 @@ class Batch:
 
     Attributes:
         inputs: What the model takes: the images alone, (B, 3, H, W) uint8, or ready features of
-            each level, (B, C_l, h_l, w_l) float16; NHWC in memory.
+            each level, (B, C_l, h_l, w_l) float16; NHWC in memory. Or, before
+            `BatchLoader.materialised`, views (B, 8) int64 of images that stay on the device, which
+            become float32 in grey levels.
         size: (height, width) of the images, pixels, padding included.
         targets: Per task; first axis B. `boxes` are padded to (B, G, 4) and come with `box_mask`.
         indices: (B,) int64, of the samples in their split.
@@ -60,7 +62,7 @@ class Batch:
 
     @property
     def images(self) -> Tensor:
-        """The images (B, 3, H, W) uint8, of a batch that has them."""
+        """The images (B, 3, H, W), of a batch that has them."""
         return self.inputs[0]
 
     def to(self, device: torch.device) -> Self:

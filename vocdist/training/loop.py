@@ -165,8 +165,9 @@ class Trainer:
         own = ahead_of_use(self.val_loader.evaluation(), self.accelerator.device)
         samples = len(self.val_loader.dataset)
         batches = self._log.measuring(self.agreement.evaluation(own), samples)
+        shown = map(self.val_loader.materialised, batches)
         with self._average.applied():
-            return evaluate(self.task, self.model, batches, samples, self.accelerator)
+            return evaluate(self.task, self.model, shown, samples, self.accelerator)
 
     def _end_epoch(self, metrics: dict[str, float]) -> None:
         losses = self._log.end_epoch_losses(self.position)

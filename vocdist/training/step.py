@@ -252,11 +252,15 @@ def build_step(
     )
     if plan.reason:
         accelerator.print(f"runtime.cuda_graph: steps run eagerly, {plan.reason}")
+
+    def losses(network: nn.Module, batch: Batch) -> Outputs:
+        return task.losses(network, loader.materialised(batch))
+
     if not plan.captured:
-        return Backward(accelerator, model, task.losses)
+        return Backward(accelerator, model, losses)
     return FixedStep(
         task.model,
-        task.losses,
+        losses,
         whole_step=loader.global_batch,
         boxes=lambda: most_boxes(loader.dataset.reader.annotations),
         processes=processes,

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from vocdist.config import TaskConfig
@@ -220,9 +221,15 @@ def _timed_epoch(trainer: Trainer, timer: PhaseTimer, steps: int) -> tuple[dict[
         if done == warm_up:
             timer.begin()
 
-    task = Timed(trainer.task, timer, {"losses": "forward"})
     accelerator = Timed(trainer.accelerator, timer, {"backward": "backward"})
-    trainer.step = Backward(cast(Any, accelerator), trainer.model, task.losses)
+    loader = trainer.train_loader
+
+    def losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        made = timer.call("data wait", loader.materialised, batch)
+        found: dict[str, Tensor] = timer.call("forward", trainer.task.losses, model, made)
+        return found
+
+    trainer.step = Backward(cast(Any, accelerator), trainer.model, losses)
     trainer.train_loader = cast(Any, Timed(plain[1], timer, iterators={"training": "data wait"}))
     # All that a step does after its gradients: clipping, checks, the update.
     setattr(trainer, "_optimizer_step", timed_step)  # noqa: B010 (mypy refuses the assignment)
