@@ -127,7 +127,8 @@ class ClassifierTask(Task):
             return None
         # Not padded but stretched a little: padding would be averaged into the pooled features.
         short_side = config.input.eval_size or config.input.size
-        return Padding(short_side, FRAME_ASPECT * short_side, FRAME_MULTIPLE, snap=True)
+        sides = short_side, FRAME_ASPECT * short_side, FRAME_MULTIPLE
+        return Padding(*sides, snap=True, aspects=config.input.eval_aspects)
 
     @classmethod
     def table(cls, metrics: Mapping[str, float]) -> Table:
@@ -282,7 +283,7 @@ def _input_words(config: ClassifierConfig) -> list[str]:
     view = config.input
     side = view.eval_size or view.size
     if view.eval_view == "frame":
-        return [fitting_words(side, FRAME_ASPECT * side, FRAME_MULTIPLE)]
+        return [fitting_words(side, FRAME_ASPECT * side, FRAME_MULTIPLE, view.eval_aspects)]
     squeezed = f"Scale it to {side} x {side} pixels {SCALING_WORDS}."
     if view.eval_view == "squeezed":
         return [squeezed]
