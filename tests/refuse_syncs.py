@@ -8,7 +8,9 @@ What a CPU cannot tell apart stays unseen: a `copy_` between tensors, or a `to` 
 of its device, where one of the two would be the host's.
 """
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -114,3 +116,18 @@ def _backward(loss: Tensor) -> None:
     torch.autograd.Variable._execution_engine.run_backward(
         (loss,), (torch.ones_like(loss),), False, False, (), True, True
     )
+
+
+@contextmanager
+def refusing_cuda_syncs() -> Iterator[None]:
+    """Within this context whatever makes the host wait for a CUDA device raises."""
+    with warnings.catch_warnings():
+        # "A prototype feature", says a warning once the mode is set, which would stay set.
+        warnings.simplefilter("ignore", UserWarning)
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            torch.cuda.set_sync_debug_mode("default")

@@ -3,6 +3,7 @@
 import copy
 import operator
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from refuse_syncs import RefuseSyncs
+from refuse_syncs import RefuseSyncs, refusing_cuda_syncs
 from torch import Tensor, nn
 
 SYNCS: dict[str, Callable[[Tensor], Any]] = {
@@ -165,8 +166,22 @@ def test_what_waits_for_nothing_passes(work: str) -> None:
 def test_cuda_itself_says_that_it_waits_for_nothing(work: str) -> None:
     x = torch.ones(3, device="cuda")
     ALLOWED[work](x)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with refusing_cuda_syncs():
         ALLOWED[work](x)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_mode_of_cuda_is_set_back_though_setting_it_warns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    modes = []
+
+    def set_mode(mode: str) -> None:
+        # As torch does it: the mode first, then the warning, which is an error in these tests.
+        modes.append(mode)
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    with pytest.raises(RuntimeError, match="the test's own"), refusing_cuda_syncs():
+        assert modes == ["error"]
+        raise RuntimeError("the test's own")
+    assert modes == ["error", "default"]

@@ -8,6 +8,7 @@ from torchvision import transforms
 from torchvision.transforms.v2 import functional
 
 from vocdist.data.geometry import (
+    Padding,
     centre_square,
     crop_resize,
     fitted_size,
@@ -120,3 +121,29 @@ def test_snapped_sides_are_the_nearest_multiples(
 
 def test_a_side_never_snaps_to_nothing() -> None:
     assert fitted_size(10, 1000, 384, 640, 64) == (64, 640)
+
+
+@pytest.mark.parametrize(
+    ("stored", "shape"),
+    [
+        ((375, 500), (384, 512)),
+        ((333, 500), (384, 512)),  # 3:2, stretched by an eighth
+        ((500, 375), (512, 384)),
+        ((400, 400), (384, 512)),  # as near to both: the first
+        ((100, 1000), (384, 512)),
+        ((1000, 10), (512, 384)),
+    ],
+)
+def test_images_take_the_nearest_of_a_few_shapes(
+    stored: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    assert fitted_size(*stored, 384, 640, 64, (4 / 3, 3 / 4)) == shape
+
+
+def test_few_shapes_hold_the_bound_of_the_long_side_and_group_batches_by_shape() -> None:
+    padding = Padding(384, 640, 64, snap=True, aspects=(2.5, 1.0, 0.5))
+    stored = np.array([[100, 300], [300, 290], [90, 100], [500, 200], [375, 500]])
+    sizes = padding.sizes(stored)
+    assert sizes.tolist() == [[256, 640], [384, 384], [384, 384], [640, 320], [384, 384]]
+    assert len(set(padding.groups(sizes).tolist())) == 3
+    assert padding.padded(sizes[1:3]) == (384, 384)

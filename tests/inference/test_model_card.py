@@ -1,5 +1,6 @@
 """Who has nothing but the model card's text and the graph gets the package's own results."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -79,9 +80,14 @@ def prepared(text: str, image: Tensor) -> tuple[Tensor, Tensor]:
         image = image[:, :, top : top + side, left : left + side]
     if "times min(" in text:
         short, long = numbers(r"min\((\d+) / short side, (\d+) / long side\)", text)
-        factor = min(short / min(stored), long / max(stored))
+        sides = tuple(map(float, stored))
+        if "Of the (height, width)" in text:
+            shapes = [float(aspect) for aspect in re.findall(r"\(1, ([\d.]+)\)", text)]
+            own = math.log(stored[1] / stored[0])
+            sides = 1.0, min(shapes, key=lambda aspect: abs(math.log(aspect) - own))
+        factor = min(short / min(sides), long / max(sides))
         (unit,) = numbers(r"nearest multiple of (\d+)", text) if "nearest mul" in text else (1,)
-        image = scaled(image, *(int(max(1, round(s * factor / unit)) * unit) for s in stored))
+        image = scaled(image, *(int(max(1, round(s * factor / unit)) * unit) for s in sides))
     else:
         image = scaled(image, *map(int, numbers(r"Scale it to (\d+) x (\d+) pixels", text)))
     sizes = torch.tensor([image.shape[2:]])
@@ -117,6 +123,7 @@ def read_boxes(text: str, boxes: Tensor, scores: Tensor, hw: tuple[int, int]) ->
         (None, {"eval_view": "centre"}),
         (40, {"eval_view": "centre", "eval_flip": True, "eval_crop": 0.9}),
         (60, {"eval_view": "frame", "eval_size": 64, "eval_flip": True}),
+        (None, {"eval_view": "frame", "eval_size": 64, "eval_aspects": (4 / 3, 0.75)}),
         (None, {"eval_view": "squeezed", "eval_size": 50}),
     ],
 )
@@ -136,17 +143,21 @@ def test_a_classifiers_card_leads_to_what_predict_says(
 
 
 @pytest.mark.parametrize(
-    ("short_side", "snap", "levels"),
+    ("short_side", "shape", "levels"),
     [
-        (None, True, None),
-        (45, False, None),
-        (None, False, {"strides": (16, 32), "scales": ((20.0, 36.0), (48.0, 64.0))}),
+        (None, {"snap": True}, None),
+        (None, {"aspects": (1.5, 1.0, 2 / 3)}, None),
+        (45, {"snap": False}, None),
+        (None, {"snap": False}, {"strides": (16, 32), "scales": ((20.0, 36.0), (48.0, 64.0))}),
     ],
 )
 def test_an_rpns_card_leads_to_what_propose_says(
-    rpn_run: Path, short_side: int | None, snap: bool, levels: dict[str, object] | None
+    rpn_run: Path,
+    short_side: int | None,
+    shape: dict[str, object],
+    levels: dict[str, object] | None,
 ) -> None:
-    trained = with_settings(rpn_run, short_side, levels, snap=snap)
+    trained = with_settings(rpn_run, short_side, levels, **shape)
     ours = RegionProposalNetwork(trained)
     for height, width in SIZES:
         image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from refuse_syncs import RefuseSyncs
+from refuse_syncs import RefuseSyncs, refusing_cuda_syncs
 from torch.testing import assert_close
 
 from vocdist.models.rpn.network import AnchorRule, MatchingRule, RegionProposalNetwork, SamplingRule
@@ -56,11 +56,8 @@ def test_no_host_sync_on_cuda_and_the_same_losses_as_on_the_cpu():
     expected = on_cpu.losses(on_cpu(features()), SHAPES, PADDED, **batch())
     model, rows, maps = network().cuda(), batch(device="cuda"), features(device="cuda")
     model(maps)  # cuDNN and cuBLAS set themselves up
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with refusing_cuda_syncs():
         losses = model.losses(model(maps), SHAPES, PADDED, **rows)
         (losses.objectness + losses.box).mean().backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert_close(losses.objectness.cpu(), expected.objectness, rtol=1e-3, atol=1e-4)
     assert_close(losses.box.cpu(), expected.box, rtol=1e-3, atol=1e-4)

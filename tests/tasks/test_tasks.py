@@ -17,7 +17,7 @@ from vocdist.shards.reader import ShardReader
 from vocdist.shards.samples import samples_of
 from vocdist.tasks.classifier import ClassifierTask, positive_weights
 from vocdist.tasks.rpn import RpnTask, proposal_overlays
-from vocdist.tasks.rpn_model import resolve_backbone
+from vocdist.tasks.rpn_model import keeps_features, resolve_backbone
 from vocdist.tasks.task import Record, Task, build_task, check_shards, load_run_config
 from vocdist.training.loaders import build_loader, build_reader
 
@@ -232,3 +232,50 @@ def test_a_runs_shards_are_found_from_another_folder(
     note_start(run / ENVIRONMENT, {"shards": str(tmp_path / "gone")})
     with pytest.raises(UserError, match=r"trained on the shards in .*gone, which are not there"):
         check_shards(run, load_run_config(run))
+
+
+@pytest.mark.parametrize(
+    ("cache", "snap", "device", "kept"),
+    [
+        ("auto", True, "cpu", True),
+        ("auto", True, "mps", True),
+        ("auto", True, "cuda", False),
+        ("auto", False, "cpu", False),
+        (True, True, "cuda", True),
+        (False, True, "cpu", False),
+    ],
+)
+def test_features_are_kept_where_it_is_worth_it(
+    cache: bool | str, snap: bool, device: str, kept: bool
+) -> None:
+    assert keeps_features(cache, snap=snap, device=device) is kept  # type: ignore[arg-type]
+
+
+def test_few_shapes_are_those_of_training_evaluation_and_kept_features(demo_shards: Path) -> None:
+    shapes = "[1.333,1.0,0.75]"
+    config = rpn_config(
+        demo_shards, f"input.aspects={shapes}", "input.pad_multiple=16", "features.cache=auto"
+    )
+    reader = build_reader(config, "train")
+    for training in (True, False):
+        loader = build_loader(config, reader, training=training)
+        batches = list(loader.training(0) if training else loader.evaluation())
+        found = {batch.size for batch in batches}
+        assert found <= {(64, 80), (64, 64), (80, 64)} and len(found) > 1
+        for batch in batches:
+            assert (batch.targets["image_size"] == torch.tensor(batch.size)).all()
+            boxes = batch.targets["boxes"]
+            assert (boxes <= torch.tensor([*batch.size[::-1]] * 2)).all()
+    task = build_task(config, reader, pretrained=False)
+    frozen = task.frozen_features(config)
+    assert frozen is not None
+    # Other shapes are other features.
+    assert frozen.geometry[4:] == (1333000, 1000000, 750000)
+    plain = rpn_config(demo_shards, "input.snap=true", "features.cache=true")
+    kept = task.frozen_features(plain)
+    assert kept is not None and kept.geometry == (64, 100, 32, 0)
+    measured = classifier_config(
+        demo_shards, "input.eval_view=frame", f"input.eval_aspects={shapes}", "data.num_workers=0"
+    )
+    sizes = {batch.size for batch in build_loader(measured, reader, training=False).evaluation()}
+    assert sizes <= {(64, 96), (64, 64), (96, 64)} and len(sizes) > 1

@@ -1,4 +1,7 @@
-"""Launched by test_two_processes.py: the gradient of one step, as the loop accumulates it."""
+"""Launched by test_two_processes.py: the gradient of one step, as the loop accumulates it.
+
+Arguments: where to write it, `backward` or `fixed` (how the step is computed), settings.
+"""
 
 import sys
 from pathlib import Path
@@ -16,8 +19,9 @@ from vocdist.runs.tracking import NullTracker
 from vocdist.tasks.task import build_task
 from vocdist.training.loaders import TrainingLoaders, build_loader, build_reader
 from vocdist.training.loop import Trainer
+from vocdist.training.step import Backward, FixedStep, Step
 
-config = load_config(RpnConfig, None, sys.argv[2:])
+config = load_config(RpnConfig, None, sys.argv[3:])
 torch.manual_seed(0)
 reader = build_reader(config, "train")
 task = build_task(config, reader, pretrained=True)
@@ -27,6 +31,10 @@ model, optimizer = prepare(accelerator, task.model, torch.optim.SGD(parameters, 
 ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
 loader = build_loader(config, reader, training=True, **ranks)
 processes = LoaderProcesses([loader.dataset], workers=0, pin_memory=False)
+step: Step = Backward(accelerator, model, task.losses)
+if sys.argv[2] == "fixed":
+    whole, world = config.train.global_batch, accelerator.num_processes
+    step = FixedStep(task.model, task.losses, whole_step=whole, boxes=lambda: 9, processes=world)
 trainer = Trainer(
     task=task,
     model=model,
@@ -39,6 +47,7 @@ trainer = Trainer(
     train=config.train,
     optim=config.optim,
     position=Position(global_batch=config.train.global_batch, manifest_hash=""),
+    step=step,
 )
 parts = 0
 for batch in loader.training(epoch=0):

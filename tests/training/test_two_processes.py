@@ -134,14 +134,16 @@ def test_uneven_shares_in_parts_give_the_gradient_of_the_whole_batch(
     # Adam hardly feels a wrong factor, so the gradient itself is compared.
     script = Path(__file__).with_name("show_gradient.py")
     found = {}
-    for world in (1, 2):
+    for world, step in ((1, "backward"), (2, "backward"), (2, "fixed")):
         output = tmp_path / f"{world}.pt"
         more = [*rpn_overrides(demo_shards), f"train.accumulate={world}"]
-        done = run_script(script, str(output), *more, world=world)
+        done = run_script(script, str(output), step, *more, world=world)
         assert done.returncode == 0, done.stderr
-        found[world] = torch.load(output, weights_only=True)
+        found[world, step] = torch.load(output, weights_only=True)
     # Five samples in parts of three and two, one of each on the first rank.
-    assert (found[1]["parts"], found[2]["parts"]) == (1, 2)
-    whole = found[1]["gradient"]
-    torch.testing.assert_close(found[2]["gradient"], whole, rtol=1e-3, atol=1e-6)
+    assert [one["parts"] for one in found.values()] == [1, 2, 2]
+    whole, by_ddp, by_hand = (one["gradient"] for one in found.values())
+    torch.testing.assert_close(by_ddp, whole, rtol=1e-3, atol=1e-6)
     assert whole.norm() > 0.01
+    # What a CUDA graph would compute, and one all-reduce, without DDP.
+    torch.testing.assert_close(by_hand, by_ddp, rtol=1e-6, atol=1e-9)

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 from vocdist.config.training import RunConfig, TaskConfig
 from vocdist.config.values import (
     STRICT,
+    Aspects,
     BackboneName,
     Count,
     Fraction,
@@ -34,6 +35,9 @@ class ClassifierInputConfig:
         eval_view: What an evaluation sees: `centre` (the centred square of side `eval_crop`),
             `squeezed` (the whole image, in a square) or `frame` (the whole image in nearly its own
             proportions: its sides are rounded to multiples of 32, so that images share shapes).
+        eval_aspects: Width / height of the few shapes of `frame`s, each image's the nearest, e.g.
+            `[1.333, 0.75]`; null: each in nearly its own. Each shape takes a GPU seconds the first
+            time; fewer stretch images more.
         eval_size: Side of that square, or short side of that frame, pixels; null: `size`.
         eval_crop: Side of the centred square, as a share of the image's short side.
         eval_flip: Score the mean of an image's logits and its mirror image's.
@@ -46,6 +50,7 @@ class ClassifierInputConfig:
     flip: bool = True
     color_jitter: tuple[Fraction, Fraction, Fraction] = (0.0, 0.0, 0.0)
     eval_view: Literal["centre", "squeezed", "frame"] = "centre"
+    eval_aspects: Aspects | None = None
     eval_size: Count | None = None
     eval_crop: Fraction = 192 / 220
     eval_flip: bool = False

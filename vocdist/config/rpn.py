@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 from vocdist.config.training import RunConfig, TaskConfig
 from vocdist.config.values import (
     STRICT,
+    Aspects,
     BackboneName,
     Count,
     Folder,
@@ -27,6 +28,10 @@ class RpnInputConfig:
         pad_multiple: Height and width of a batch are padded up to a multiple of this, pixels.
         snap: Scale each side to the nearest multiple of `pad_multiple` instead: nothing is padded,
             the image is stretched by a few percent, and a batch holds images of one size.
+        aspects: Width / height of the few shapes that images are scaled to, each to the nearest,
+            rounded to multiples of `pad_multiple`: e.g. `[1.333, 0.75]`. Null: to its own. Each
+            shape takes a GPU seconds the first time; fewer stretch images more. With it nothing is
+            padded, as with `snap`.
         flip: Mirror half of the training images, boxes included.
         one_based: Boxes' corners count pixels from 1, as VOC's do; false takes them as they are,
             as the notebook did and some annotation tools write them.
@@ -36,6 +41,7 @@ class RpnInputConfig:
     long_side: Count = 1333
     pad_multiple: Count = 32
     snap: bool = False
+    aspects: Aspects | None = None
     flip: bool = False
     one_based: bool = True
 
@@ -46,13 +52,14 @@ class FeaturesConfig:
 
     Attributes:
         cache: Keep them, of every image and (with `input.flip`) of its mirror image, rounded to
-            fp16; needs `input.snap`. Epochs then cost no more than the head.
+            fp16; needs `input.snap`. Epochs then cost no more than the head. `auto`: with
+            `input.snap`, except on CUDA, which computes them faster than a disk gives them back.
         folder: Where they are kept, for all runs; remove it whenever no run is going.
         max_gib: What the folder may hold; files used longest ago make room for new ones, but none
             that a run is using.
     """
 
-    cache: bool = False
+    cache: bool | Literal["auto"] = False
     folder: Folder = Path("cache/features")
     max_gib: Positive = 20.0
 

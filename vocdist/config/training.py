@@ -47,6 +47,10 @@ class DataConfig:
             happens to them; null: leave them as they are stored. It makes `decoded_cache` smaller.
         decoded_cache: Memory of each process in which decoded images stay from epoch to epoch, as
             `4GB`; null: none. Those that do not fit are decoded each time, to the same result.
+        resident: Where a training's images stay once they are decoded: `device` (in the device's
+            own memory, where they are cropped and scaled too), `none` (they are loaded from the
+            shards for each batch), or `auto`: `device` on CUDA where they fit into 60% of what is
+            free of it, else `none`.
         cache_dir: Where copies of remote shards are kept; null: `$VOCDIST_CACHE`, else
             `~/.cache/vocdist`.
         cache_bytes: How many bytes of them, as `20GB`; those used longest ago go first. Null: no
@@ -60,6 +64,7 @@ class DataConfig:
     num_workers: NonNegative = 2
     short_side: Count | None = None
     decoded_cache: ByteSize | None = None
+    resident: Literal["auto", "device", "none"] = "auto"
     cache_dir: Folder | None = None
     cache_bytes: ByteSize | None = None
 
@@ -143,6 +148,12 @@ class RuntimeConfig:
             given up, and the run ends. Longer than any wait for data, than saving takes, and than
             one process may compute features that are kept while the others wait.
         compile: Compile the model with `torch.compile` in the first steps of a run.
+        cuda_graph: Replay forward and backward pass of a step as one CUDA graph, recorded for each
+            shape of batch. `auto`: where there is CUDA and the settings allow it, else eagerly;
+            `true`: it is an error where they do not.
+        deterministic: Use only algorithms that give the same bits each time, so that a run which
+            was killed and goes on ends with those of one that was not, on a GPU too, and more
+            slowly; an operation that has none is an error. On a CPU it changes nothing.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -151,6 +162,8 @@ class RuntimeConfig:
     channels_last: bool = True
     collective_timeout_s: Positive = 1800.0
     compile: bool = False
+    cuda_graph: bool | Literal["auto"] = "auto"
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -25,6 +25,8 @@ def _low_first(bounds: tuple[float, float]) -> tuple[float, float]:
 
 FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_low_first)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_low_first)]
+# Width / height of shapes.
+Aspects = Annotated[tuple[Positive, ...], Field(min_length=1)]
 JpegQuality = Annotated[int, Field(ge=1, le=100)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 # A folder, or a URL as a str.

@@ -1,10 +1,11 @@
 """What the loader is asked for and what it gives: requests for samples, and batches of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -38,7 +39,9 @@ class Batch:
 
     Attributes:
         inputs: What the model takes: the images alone, (B, 3, H, W) uint8, or ready features of
-            each level, (B, C_l, h_l, w_l) float16; NHWC in memory.
+            each level, (B, C_l, h_l, w_l) float16; NHWC in memory. Or, before
+            `BatchLoader.materialised`, views (B, 8) int64 of images that stay on the device, which
+            become float32 in grey levels.
         size: (height, width) of the images, pixels, padding included.
         targets: Per task; first axis B. `boxes` are padded to (B, G, 4) and come with `box_mask`.
         indices: (B,) int64, of the samples in their split.
@@ -59,7 +62,7 @@ class Batch:
 
     @property
     def images(self) -> Tensor:
-        """The images (B, 3, H, W) uint8, of a batch that has them."""
+        """The images (B, 3, H, W), of a batch that has them."""
         return self.inputs[0]
 
     def to(self, device: torch.device) -> Self:
@@ -67,6 +70,32 @@ class Batch:
         # MPS reads the source later even when it was freed meanwhile: wait for it there.
         no_wait = device.type == "cuda"
         return self._map(lambda tensor: tensor.to(device, non_blocking=no_wait))
+
+    def tensors(self) -> list[Tensor]:
+        """All of its tensors, in one order for all batches with the same targets."""
+        targets = [self.targets[name] for name in sorted(self.targets)]
+        return [*self.inputs, *targets, self.indices, self.weights, self.seeds]
+
+    def clone(self) -> Self:
+        """The same in memory of its own."""
+        return self._map(lambda tensor: tensor.clone())
+
+    def signature(self) -> Hashable:
+        """Equal for batches that differ by nothing but the values of their tensors."""
+        kinds = [(t.shape, t.stride(), t.dtype) for t in self.tensors()]
+        return self.size, *sorted(self.targets), *kinds
+
+    def with_boxes(self, count: int) -> Self:
+        """The same with targets padded to `count` boxes, (B, count, ...); not fewer than it has."""
+        missing = count - self.targets["boxes"].shape[1]
+        if not missing:
+            return self
+        padded = {
+            name: F.pad(target, [0, 0] * (target.ndim - 2) + [0, missing])
+            for name, target in self.targets.items()
+            if name in (*RAGGED_TARGETS, "box_mask")
+        }
+        return replace(self, targets={**self.targets, **padded})
 
     def pin_memory(self) -> Self:
         """Pin the host memory (called by torch's DataLoader)."""

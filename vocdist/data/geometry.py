@@ -1,6 +1,7 @@
 """Sizes, crops, frames and padding: where the pixels and boxes of an image go."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,15 +121,25 @@ def shrunk_size(height: int, width: int, short_side: int | None) -> tuple[int, i
 
 
 def fitted_size(
-    height: int, width: int, short_side: int, long_side: int, snap: int = 1
+    height: int,
+    width: int,
+    short_side: int,
+    long_side: int,
+    snap: int = 1,
+    aspects: Sequence[float] | None = None,
 ) -> tuple[int, int]:
     """(height, width) after scaling the short side to `short_side`, the long to at most its bound.
 
     Faster R-CNN's rule (Ren et al. 2015, section 3.3). Each side is rounded to the nearest multiple
-    of `snap` pixels, which stretches the image a little and leaves nothing to pad.
+    of `snap` pixels, which stretches the image a little and leaves nothing to pad. With `aspects`,
+    widths / heights, the image counts as one of the nearest of these.
     """
-    scale = min(short_side / min(height, width), long_side / max(height, width))
-    rows, columns = (max(1, round(side * scale / snap)) * snap for side in (height, width))
+    sides: tuple[float, float] = height, width
+    if aspects:
+        ratio = math.log(width / height)
+        sides = 1.0, min(aspects, key=lambda aspect: abs(math.log(aspect) - ratio))
+    scale = min(short_side / min(sides), long_side / max(sides))
+    rows, columns = (max(1, round(side * scale / snap)) * snap for side in sides)
     return rows, columns
 
 
@@ -155,17 +166,21 @@ class Padding:
         multiple: The padded sides are multiples of this, pixels.
         snap: Scale to multiples of `multiple` instead of padding to them; then a batch holds images
             of one size, otherwise of one orientation.
+        aspects: See `fitted_size`; only with `snap`.
     """
 
     short_side: int
     long_side: int
     multiple: int
     snap: bool = False
+    aspects: tuple[float, ...] | None = None
 
     def sizes(self, stored: np.ndarray) -> np.ndarray:
         """(N, 2) stored (height, width) -> (N, 2) scaled ones, pixels."""
         bounds = self.short_side, self.long_side, self.multiple if self.snap else 1
-        scaled = [fitted_size(height, width, *bounds) for height, width in stored.tolist()]
+        scaled = [
+            fitted_size(height, width, *bounds, self.aspects) for height, width in stored.tolist()
+        ]
         return np.asarray(scaled).reshape(-1, 2)
 
     def groups(self, sizes: np.ndarray) -> np.ndarray:
@@ -183,10 +198,21 @@ class Padding:
 SCALING_WORDS = "(bilinear, antialiased, in uint8; halves are rounded to even)"
 
 
-def fitting_words(short_side: int, long_side: int, multiple: int) -> str:
-    """The sentence of a model card for `fitted_size`."""
+def fitting_words(
+    short_side: int, long_side: int, multiple: int, aspects: Sequence[float] | None = None
+) -> str:
+    """The sentences of a model card for `fitted_size`."""
     unit = f"multiple of {multiple} pixels, at least to {multiple}" if multiple > 1 else "pixel"
+    sides, before = "the stored sides", ""
+    if aspects:
+        # All digits: which of two is nearer may hang on the last.
+        shapes = ", ".join(f"(1, {aspect!r})" for aspect in aspects)
+        sides = "these sides"
+        before = (
+            f"Of the (height, width) {shapes} take that whose logarithm of width / height is "
+            f"nearest to the image's. "
+        )
     return (
-        f"Scale it to the stored sides times min({short_side} / short side, {long_side} / long "
+        f"{before}Scale it to {sides} times min({short_side} / short side, {long_side} / long "
         f"side), each rounded to the nearest {unit} {SCALING_WORDS}."
     )

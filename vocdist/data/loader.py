@@ -13,6 +13,7 @@ from vocdist.data.dataset import RequestedSamples
 from vocdist.data.features import FeatureDataset
 from vocdist.data.geometry import Padding
 from vocdist.data.order import epoch_order, global_batches, in_order_of, rank_parts, windowed_order
+from vocdist.data.resident import ImageStore, materialised
 from vocdist.data.workers import PREFETCHED, LoaderProcesses, usable_cores
 from vocdist.errors import UserError
 from vocdist.shards.reader import ShardReader
@@ -101,6 +102,7 @@ class BatchLoader:
         pin_memory: Put batches where a CUDA device can fetch them while it computes.
         shuffle_shards: Shards that are shuffled together, see `windowed_order`; None: all of them,
             sample by sample.
+        images: Where the dataset's batches are views of images that stay on the device, these.
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class BatchLoader:
         padding: Padding | None = None,
         pin_memory: bool = False,
         shuffle_shards: int | None = None,
+        images: ImageStore | None = None,
     ) -> None:
         """Look up the image sizes where batches need them."""
+        self.images = images
         self.dataset = dataset
         self.global_batch = global_batch
         self.rank = rank
@@ -150,13 +154,14 @@ class BatchLoader:
             [part for batch in batches for part in self._training_parts(batch, epoch)]
         )
 
-    def evaluation(self) -> Iterator[Batch]:
+    def evaluation(self, samples: np.ndarray | None = None) -> Iterator[Batch]:
         """Every sample once, over all ranks; a rank may have fewer batches than another.
 
-        A rank takes whole batches: what a sample's figures are, to the last bit, may depend on the
-        batch that it is computed in, and so must not depend on the number of ranks.
+        With `samples`, ascending indices, these alone. A rank takes whole batches: what a sample's
+        figures are, to the last bit, may depend on the batch that it is computed in, and so must
+        not depend on the number of ranks.
         """
-        order = np.arange(len(self.dataset))
+        order = np.arange(len(self.dataset)) if samples is None else samples
         batches = global_batches(order, self.global_batch, groups=self._groups)
         if self._shuffle_shards:
             batches = in_order_of(order, batches)
@@ -231,6 +236,10 @@ class BatchLoader:
             return None
         return self._padding.padded(self._sizes[batch])
 
+    def materialised(self, batch: Batch) -> Batch:
+        """A batch as the model takes it: views of resident images become pixels, on the device."""
+        return batch if self.images is None else materialised(batch, self.images)
+
     def share(self, processes: LoaderProcesses) -> None:
         """Have all batches loaded by these, which know the dataset; else each pass has its own."""
         self._processes = processes
@@ -244,7 +253,8 @@ class BatchLoader:
     def _announced(self, parts: Sequence[list[SampleRequest]]) -> Iterable[list[SampleRequest]]:
         """The parts, with the shards they need fetched ahead where these are remote."""
         reader = self.dataset.reader
-        if not reader.is_remote or not isinstance(self.dataset, RequestedSamples):
+        reads = isinstance(self.dataset, RequestedSamples) and self.images is None
+        if not reader.is_remote or not reads:
             return parts
         lookahead = parts_ahead(
             len(parts), reader.shards, self._shuffle_shards, PREFETCHED * self.num_workers

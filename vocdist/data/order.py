@@ -36,8 +36,8 @@ def windowed_order(shard_sizes: np.ndarray, seed: int, epoch: int, window: int) 
 
 
 def in_order_of(order: np.ndarray, batches: list[np.ndarray]) -> list[np.ndarray]:
-    """Sort batches of one permutation by where in it their last sample stands."""
-    position = np.empty(len(order), dtype=np.int64)
+    """Sort batches of an order by where in it their last sample stands."""
+    position = np.empty(order.max(initial=-1) + 1, dtype=np.int64)
     position[order] = np.arange(len(order))
     return sorted(batches, key=lambda batch: int(position[batch].max()))
 

@@ -156,6 +156,7 @@ class RpnTransform:
     flip: bool = False
     one_based: bool = True
     snap: int = 1
+    aspects: tuple[float, ...] | None = None
 
     def plan(
         self,
@@ -172,7 +173,8 @@ class RpnTransform:
 
     def scaled_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of a stored image once it is scaled, pixels."""
-        return fitted_size(height, width, self.short_side, self.long_side, self.snap)
+        bounds = self.short_side, self.long_side, self.snap
+        return fitted_size(height, width, *bounds, self.aspects)
 
     def draws_mirror(self, rng: np.random.Generator) -> bool:
         """Whether a sample is mirrored: the one thing that is drawn, and only with `flip`."""

@@ -13,6 +13,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
+    AutocastKwargs,
     DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
@@ -76,6 +77,15 @@ def reuse_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def be_deterministic() -> None:
+    """Have torch use only algorithms that give the same bits each time; before any work on CUDA."""
+    # cuBLAS reads it when its first handle is made: one workspace a stream, none shared.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # What is fastest today need not be tomorrow.
+    torch.backends.cudnn.benchmark = False
+
+
 Item = TypeVar("Item")
 
 _ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -109,6 +119,8 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
     """
     runtime = with_precision(runtime)
     use_cpu = _check_device(runtime)
+    if runtime.deterministic:
+        be_deterministic()
     choose_interface()
     try:
         accelerator = Accelerator(
@@ -119,6 +131,8 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False),
                 InitProcessGroupKwargs(timeout=timedelta(seconds=runtime.collective_timeout_s)),
+                # A CUDA graph must cast the weights itself, at each replay.
+                AutocastKwargs(cache_enabled=use_cpu),
             ],
             # The loop accumulates by weights; a launcher's setting must not divide them again.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),

@@ -159,7 +159,7 @@ LUMA = (0.2989, 0.587, 0.114)
 
 
 class ImageNetPixels(nn.Module):
-    """uint8 RGB (B, 3, H, W) -> float32, per channel `(value / 255 - mean) / std`."""
+    """RGB (B, 3, H, W) from 0 to 255 -> float32, per channel `(value / 255 - mean) / std`."""
 
     def __init__(self) -> None:
         """Constants are buffers, so that they move with the model; no checkpoint holds them."""
@@ -179,14 +179,17 @@ class ImageNetPixels(nn.Module):
     ) -> Tensor:
         """Normalise; with `image_sizes` (B, 2) rows (height, width), padding outside becomes 0.
 
-        Zero is the mean colour, and what convolutions see beyond the border anyway. `color` (B, 3)
-        are factors of brightness, contrast and saturation, see `jitter_color`.
+        The images are uint8 or float32. Zero is the mean colour, and what convolutions see beyond
+        the border anyway. `color` (B, 3) are factors of brightness, contrast and saturation, see
+        `jitter_color`.
         """
         pixels = images.to(torch.float32, memory_format=self.memory_format)
         if color is not None:
             pixels = jitter_color(pixels, color, self.luma)
             pixels = pixels.contiguous(memory_format=self.memory_format)
-        pixels = pixels.mul_(self.factor).add_(self.offset)
+        # In place, unless that place is the caller's.
+        pixels = pixels * self.factor if pixels is images else pixels.mul_(self.factor)
+        pixels = pixels.add_(self.offset)
         if image_sizes is None:
             return pixels
         rows = torch.arange(images.shape[2], device=images.device)

@@ -1,7 +1,7 @@
 """The multi-label classifier as a task: which classes are present in an image."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -129,7 +129,8 @@ class ClassifierTask(Task):
             return None
         # Not padded but stretched a little: padding would be averaged into the pooled features.
         short_side = config.input.eval_size or config.input.size
-        return Padding(short_side, FRAME_ASPECT * short_side, FRAME_MULTIPLE, snap=True)
+        sides = short_side, FRAME_ASPECT * short_side, FRAME_MULTIPLE
+        return Padding(*sides, snap=True, aspects=config.input.eval_aspects)
 
     @classmethod
     def notes(cls, train: ShardReader, val: ShardReader) -> list[str]:
@@ -160,14 +161,24 @@ class ClassifierTask(Task):
 
     def records(self, model: nn.Module, batch: Batch) -> list[Record]:
         """Scores, labels and whether only difficult objects show it (classes,); and the loss."""
+        return self.records_later(model, batch)()
+
+    def records_later(self, model: nn.Module, batch: Batch) -> Callable[[], list[Record]]:
+        """See `Task.records_later`."""
         logits, labels = self._measured(model, batch.images), batch.targets["labels"]
-        columns = {
-            "scores": logits.float().sigmoid().cpu().numpy(),
-            "labels": labels.cpu().numpy(),
-            "only_difficult": batch.targets["only_difficult"].cpu().numpy(),
-            "loss": self._loss_on(logits.device)(logits, labels).cpu().tolist(),
-        }
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        scores, losses = logits.float().sigmoid(), self._loss_on(logits.device)(logits, labels)
+
+        def read() -> list[Record]:
+            columns = {
+                "scores": scores.cpu().numpy(),
+                "labels": labels.cpu().numpy(),
+                "only_difficult": batch.targets["only_difficult"].cpu().numpy(),
+                "loss": losses.cpu().tolist(),
+            }
+            rows = zip(*columns.values(), strict=True)
+            return [dict(zip(columns, row, strict=True)) for row in rows]
+
+        return read
 
     def scores(self, model: nn.Module, images: Tensor) -> Tensor:
         """uint8 images (B, 3, H, W) -> probabilities of presence (B, classes), as measured."""
@@ -290,7 +301,7 @@ def _input_words(config: ClassifierConfig) -> list[str]:
     view = config.input
     side = view.eval_size or view.size
     if view.eval_view == "frame":
-        return [fitting_words(side, FRAME_ASPECT * side, FRAME_MULTIPLE)]
+        return [fitting_words(side, FRAME_ASPECT * side, FRAME_MULTIPLE, view.eval_aspects)]
     squeezed = f"Scale it to {side} x {side} pixels {SCALING_WORDS}."
     if view.eval_view == "squeezed":
         return [squeezed]

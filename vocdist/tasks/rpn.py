@@ -36,7 +36,7 @@ from vocdist.models.rpn.model import FeatureShapes, ProposalGraph, ProposalModel
 from vocdist.models.rpn.proposals import Proposals
 from vocdist.runs.predictions import RpnPredictions
 from vocdist.shards.reader import ShardReader
-from vocdist.tasks.rpn_model import build_model, resolve_backbone
+from vocdist.tasks.rpn_model import build_model, keeps_features, resolve_backbone
 from vocdist.tasks.task import FrozenFeatures, ModelCard, Record, Task
 from vocdist.voc.rows import rows_to_xyxy
 
@@ -100,16 +100,21 @@ class RpnTask(Task):
     def transform(cls, config: RpnConfig, classes: int, *, training: bool) -> RpnTransform:
         """See `Task.transform`."""
         box = config.input
-        snap = box.pad_multiple if box.snap else 1
         return RpnTransform(
-            box.short_side, box.long_side, training and box.flip, box.one_based, snap
+            box.short_side,
+            box.long_side,
+            training and box.flip,
+            box.one_based,
+            box.pad_multiple if _snaps(config) else 1,
+            box.aspects,
         )
 
     @classmethod
     def padding(cls, config: RpnConfig, *, training: bool) -> Padding:
         """See `Task.padding`."""
         box = config.input
-        return Padding(box.short_side, box.long_side, box.pad_multiple, box.snap)
+        sides = box.short_side, box.long_side, box.pad_multiple
+        return Padding(*sides, snap=_snaps(config), aspects=box.aspects)
 
     @classmethod
     def resolve(cls, config: RpnConfig, begun: RpnConfig | None = None) -> RpnConfig:
@@ -178,15 +183,18 @@ class RpnTask(Task):
     def frozen_features(self, config: RpnConfig) -> FrozenFeatures | None:
         """See `Task.frozen_features`."""
         settings, box = config.features, config.input
-        if not settings.cache:
+        device = next(self._model.parameters()).device.type
+        if not keeps_features(settings.cache, snap=_snaps(config), device=device):
             return None
-        if not box.snap:
+        if not _snaps(config):
             raise UserError(
                 "features.cache=true keeps features of images, which padding would make depend on "
                 "their batch: set input.snap=true, or features.cache=false"
             )
         short_side = config.data.short_side or 0
-        geometry = (box.short_side, box.long_side, box.pad_multiple, short_side)
+        # Millionths: the names of files are made of whole numbers.
+        aspects = [round(1e6 * aspect) for aspect in box.aspects or ()]
+        geometry = (box.short_side, box.long_side, box.pad_multiple, short_side, *aspects)
         return FrozenFeatures(self._model, settings, geometry, box.flip)
 
     def predictions(
@@ -360,6 +368,11 @@ def _joined(records: Sequence[Record], name: str) -> np.ndarray:
     return np.concatenate([np.asarray(record[name]) for record in records])
 
 
+def _snaps(config: RpnConfig) -> bool:
+    """Whether images are scaled to multiples of `pad_multiple`, and nothing is padded."""
+    return config.input.snap or config.input.aspects is not None
+
+
 def _anchor_sizes(config: RpnConfig) -> np.ndarray:
     """(A, 2) width and height of the anchors of a cell, pixels of the input."""
     levels = [cell_anchors(scales, config.model.ratios) for scales in config.model.scales]
@@ -372,10 +385,11 @@ def _box_sizes(config: RpnConfig, train: ShardReader) -> np.ndarray:
     """(B, 2) width and height of up to `SAMPLED_BOXES` train boxes, pixels of the input."""
     sizes = [np.zeros((0, 2), dtype=np.float32)]
     box = config.input
-    snap = box.pad_multiple if box.snap else 1
+    snap = box.pad_multiple if _snaps(config) else 1
+    bounds = box.short_side, box.long_side, snap, box.aspects
     for one in train.annotations:
         stored = np.array([one.width, one.height], dtype=np.float32)
-        height, width = fitted_size(one.height, one.width, box.short_side, box.long_side, snap)
+        height, width = fitted_size(one.height, one.width, *bounds)
         xyxy = rows_to_xyxy(one.boxes, one.width, one.height, one_based=box.one_based)
         sizes.append((xyxy[:, 2:] - xyxy[:, :2]) * np.array([width, height]) / stored)
     found = np.concatenate(sizes).astype(np.float32)
@@ -388,8 +402,8 @@ def _box_sizes(config: RpnConfig, train: ShardReader) -> np.ndarray:
 def input_words(config: RpnConfig) -> list[str]:
     """The sentences of the model card for `RpnTask.transform` and its padding."""
     box = config.input
-    if box.snap:
-        fitted = fitting_words(box.short_side, box.long_side, box.pad_multiple)
+    if _snaps(config):
+        fitted = fitting_words(box.short_side, box.long_side, box.pad_multiple, box.aspects)
         return [fitted, "There is no padding: image_sizes are (height, width) of the input."]
     return [
         fitting_words(box.short_side, box.long_side, 1),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -65,6 +66,15 @@ def resolve_backbone(config: RpnConfig, begun: RpnConfig | None = None) -> RpnCo
         )
     backbone = load_config(ClassifierConfig, run / CONFIG).model.backbone
     return replace(config, model=replace(config.model, classifier=source, backbone=backbone))
+
+
+def keeps_features(cache: bool | Literal["auto"], *, snap: bool, device: str) -> bool:
+    """Whether `features.cache` asks for files of features on a kind of device.
+
+    By itself only where they are worth it: a GPU computes them faster than they are read, and from
+    images that are augmented anew in each epoch.
+    """
+    return snap and device != "cuda" if cache == "auto" else cache
 
 
 def build_model(config: RpnConfig, *, pretrained: bool) -> ProposalModel:

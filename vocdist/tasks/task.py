@@ -12,7 +12,7 @@ run's `config.yaml`; `task_class` finds the class by it:
 import importlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -197,6 +197,14 @@ class Task(ABC):
     @abstractmethod
     def records(self, model: nn.Module, batch: Batch) -> list[Record]:
         """One record per sample with its `loss` and all that `metrics` needs, on the CPU."""
+
+    def records_later(self, model: nn.Module, batch: Batch) -> Callable[[], list[Record]]:
+        """What returns the `records` of a batch, called once later batches are on their way.
+
+        A task that waits for the device there, and not here, lets it go on in between.
+        """
+        found = self.records(model, batch)
+        return lambda: found
 
     @abstractmethod
     def metrics(self, records: Sequence[Record]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Measuring a split on every sample exactly once, on any number of processes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,41 +29,60 @@ class Evaluation(NamedTuple):
     records: list[Record]
 
 
-@torch.no_grad()
 def evaluate(
     task: Task, model: nn.Module, batches: Iterable[Batch], samples: int, accelerator: Accelerator
 ) -> Evaluation:
-    """Metrics over all ranks' batches, the same on every rank (a collective).
-
-    Records travel with the index of their sample and are put into the split's order before
-    anything is summed, so the figures do not depend on the number of processes.
+    """Metrics over all ranks' batches of a whole split, the same on every rank (a collective).
 
     Raises:
         SharedError: A sample's loss is inf or NaN.
         RuntimeError: The ranks together did not see each of the `samples` exactly once.
     """
+    records = measure_samples(task, model, batches, range(samples), accelerator)
+    return Evaluation(task.metrics(records), records)
+
+
+@torch.no_grad()
+def measure_samples(
+    task: Task,
+    model: nn.Module,
+    batches: Iterable[Batch],
+    indices: Sequence[int],
+    accelerator: Accelerator,
+) -> list[Record]:
+    """The records of all ranks' batches, in the order of `indices`, on every rank (a collective).
+
+    Records travel with the index of their sample and are put into order before anything is summed,
+    so the figures do not depend on the number of processes. What a task leaves on the device stays
+    there until the last batch is on its way, so that the device is not waited for in between.
+
+    Raises:
+        SharedError: A sample's loss is inf or NaN.
+        RuntimeError: The ranks together did not see each of the `indices` exactly once.
+    """
     was_training = model.training
     model.eval()
+    measured = [(batch.indices, task.records_later(model, batch)) for batch in batches]
     own: list[tuple[int, Record]] = []
-    for batch in batches:
-        own += zip(batch.indices.tolist(), task.records(model, batch), strict=True)
+    for of_batch, records_of_batch in measured:
+        own += zip(of_batch.tolist(), records_of_batch(), strict=True)
     model.train(was_training)
     gathered = gather_lists(accelerator, own)
-    by_index = dict(gathered)
-    if len(gathered) != samples or sorted(by_index) != list(range(samples)):
+    by_index, samples = dict(gathered), len(indices)
+    if len(gathered) != samples or sorted(by_index) != list(indices):
         raise RuntimeError(
             f"evaluated {len(gathered)} samples, {len(by_index)} of them distinct, of {samples}"
         )
-    records = [by_index[index] for index in range(samples)]
+    records = [by_index[index] for index in indices]
     losses = np.array([record["loss"] for record in records], dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad):
         raise SharedError(
             f"the loss of {len(bad)} of {samples} samples is not finite in evaluation (the first "
-            f"is sample {bad[0]}): these weights are of no use: lower optim.lr, set "
+            f"is sample {indices[bad[0]]}): these weights are of no use: lower optim.lr, set "
             f"train.clip_norm or use runtime.mixed_precision=fp32"
         )
-    return Evaluation(task.metrics(records), records)
+    return records
 
 
 class MeasuredRun(NamedTuple):

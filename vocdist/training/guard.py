@@ -61,6 +61,14 @@ def _plain(value: float | None) -> float | str | None:
     return value if value is None or math.isfinite(value) else str(value)
 
 
+def finite_or_nan(loss: Tensor) -> Tensor:
+    """The same loss, whose gradient is NaN where the loss is not finite.
+
+    Times 1 changes no bit, and 0 * inf and 0 * NaN are NaN.
+    """
+    return loss * (loss.detach() * 0 + 1)
+
+
 # fp16's factor of the loss begins at 2^16 and is halved at each overflow: this small, no overflow
 # explains what is not finite.
 SMALLEST_SCALE = 2.0**-10
@@ -86,7 +94,7 @@ class Step:
 class FiniteGuard:
     """Watches and takes the optimizer steps of one rank.
 
-    A rank whose loss is not finite makes its whole gradient NaN, see `differentiable`; the
+    A rank whose loss is not finite makes its whole gradient NaN, see `finite_or_nan`; the
     all-reduce carries that to every rank, so the norm of the gradient tells all ranks the same
     without a message of its own. In fp16 the scaler looks after the gradient, since an overflow is
     part of its search for a scale: there the loss alone is judged, and the ranks' flags are added;
@@ -136,13 +144,6 @@ class FiniteGuard:
         self._step = Step()
         for statistics, before in self._kept:
             torch._foreach_copy_(statistics, before)
-
-    def differentiable(self, loss: Tensor) -> Tensor:
-        """The same loss, whose gradient is NaN where the loss is not finite.
-
-        Times 1 changes no bit, and 0 * inf and 0 * NaN are NaN.
-        """
-        return loss * (loss.detach() * 0 + 1)
 
     def add_part(self, batch: Batch, losses: Tensor) -> None:
         """Keep a part's per-sample losses (B,)."""

@@ -12,6 +12,7 @@ from vocdist.data.dataset import DecodedCache, RequestedSamples
 from vocdist.data.features import FeatureDataset, FeatureFiles
 from vocdist.data.geometry import shrunk_size
 from vocdist.data.loader import BatchLoader
+from vocdist.data.resident import ImageStore, PlannedSamples
 from vocdist.data.transforms import RpnTransform
 from vocdist.data.workers import LoaderProcesses, usable_cores
 from vocdist.errors import UserError
@@ -19,6 +20,7 @@ from vocdist.remote.cache import CacheRule, default_cache
 from vocdist.shards.reader import ShardReader
 from vocdist.tasks.task import FrozenFeatures, Task, task_class
 from vocdist.training.feature_cache import SplitImages, cached_features
+from vocdist.training.resident_images import resident_images
 
 
 class Readers(NamedTuple):
@@ -57,12 +59,14 @@ def cache_rule(data: DataConfig) -> CacheRule:
 class SplitUse(NamedTuple):
     """A split and what it is for.
 
-    `keep_decoded` allows `data.decoded_cache`, for a loader that serves more than one epoch.
+    `keep_decoded` allows `data.decoded_cache` and `data.resident`, for a loader that serves more
+    than one epoch. `images` are the split's where they stay on the device already.
     """
 
     reader: ShardReader
     training: bool
     keep_decoded: bool = False
+    images: ImageStore | None = None
 
 
 class TrainingLoaders(NamedTuple):
@@ -101,9 +105,13 @@ def split_loaders(
         UserError: Features are to be kept that depend on their batch, or there is no room for them.
     """
     features: list[FeatureFiles] | list[None] = [None] * len(uses)
+    images: Sequence[ImageStore | None] = [use.images for use in uses]
     frozen = task.frozen_features(config)
     if frozen:
         features = _features(config, frozen, uses, accelerator)
+    elif all(use.keep_decoded for use in uses):
+        readers = [use.reader for use in uses]
+        images = resident_images(config.data, readers, accelerator) or images
     return [
         build_loader(
             config,
@@ -114,8 +122,9 @@ def split_loaders(
             pin_memory=accelerator.device.type == "cuda",
             features=files,
             keep_decoded=use.keep_decoded,
+            images=store,
         )
-        for use, files in zip(uses, features, strict=True)
+        for use, files, store in zip(uses, features, images, strict=True)
     ]
 
 
@@ -126,9 +135,11 @@ def split_loader(
     accelerator: Accelerator,
     *,
     training: bool,
+    images: ImageStore | None = None,
 ) -> BatchLoader:
     """The loader of one split that is gone through once (a collective), see `split_loaders`."""
-    return split_loaders(config, task, [SplitUse(reader, training)], accelerator)[0]
+    use = SplitUse(reader, training, images=images)
+    return split_loaders(config, task, [use], accelerator)[0]
 
 
 def build_loader(
@@ -141,11 +152,12 @@ def build_loader(
     pin_memory: bool = False,
     features: FeatureFiles | None = None,
     keep_decoded: bool = False,
+    images: ImageStore | None = None,
 ) -> BatchLoader:
     """A rank's batches of a split, with the task's geometry; pin memory that a GPU will copy.
 
-    With `features` (of an RPN's split) no image is read. `keep_decoded` allows the cache that the
-    config asks for, where epochs will follow each other.
+    With `features` (of an RPN's split) or the split's `images` no image is read. `keep_decoded`
+    allows the cache that the config asks for, where epochs will follow each other.
     """
     task = task_class(config.task)
     transform = task.transform(config, len(reader.manifest.classes), training=training)
@@ -153,6 +165,8 @@ def build_loader(
     if features is not None:
         assert isinstance(transform, RpnTransform)
         dataset = FeatureDataset(reader, features, transform, config.train.seed)
+    elif images is not None:
+        dataset = PlannedSamples(reader, transform, config.train.seed, config.data.short_side)
     else:
         cache = _cache(config, reader) if keep_decoded and config.data.decoded_cache else None
         dataset = RequestedSamples(
@@ -170,6 +184,7 @@ def build_loader(
         padding=task.padding(config, training=training),
         pin_memory=pin_memory,
         shuffle_shards=config.data.shuffle_shards,
+        images=images,
     )
 
 

@@ -1,13 +1,12 @@
 """The training loop: the only one, for both tasks, on any number of processes.
 
-`fit` is the run, `train_epoch` an epoch, `_forward_backward` a part of a step, `_optimizer_step`
-its end. Everything random is a function of the position (seed, epoch, sample, step), never of what
-was drawn before, so a run that goes on from a checkpoint does what the undisturbed one would have
-done.
+`fit` is the run, `train_epoch` an epoch, `_forward_backward` a part of a step (`step.py` computes
+it), `_optimizer_step` its end. Everything random is a function of the position (seed, epoch,
+sample, step), never of what was drawn before, so a run that goes on from a checkpoint does what
+the undisturbed one would have done.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +35,15 @@ from vocdist.training.optim import (
     set_learning_rate,
 )
 from vocdist.training.saving import Saver
+from vocdist.training.step import Step
 
 
 @dataclass
 class Trainer:
     """One run's parts, ready to go; `model` and `optimizer` are as `accelerator.prepare` left them.
 
-    `position` says where the run is; it moves on with every step. `report` is the main process's.
+    `position` says where the run is; it moves on with every step. `step` computes the parts of one,
+    see `step.py`. `report` is the main process's.
     """
 
     task: Task
@@ -56,6 +57,7 @@ class Trainer:
     train: TrainConfig
     optim: OptimConfig
     position: Position
+    step: Step
     report: RunReport | None = None
 
     def __post_init__(self) -> None:
@@ -120,11 +122,7 @@ class Trainer:
         return self.agreement.training(own, self._steps_per_epoch - self.position.step)
 
     def _forward_backward(self, batch: Batch) -> None:
-        # Only the last part of a step waits for the other ranks' gradients.
-        with nullcontext() if batch.ends_step else self.accelerator.no_sync(self.model):
-            losses = self.task.losses(self.model, batch)
-            total = (losses["loss"] * batch.weights).sum()
-            self.accelerator.backward(self._guard.differentiable(total))
+        losses = self.step.part(batch)
         self._guard.add_part(batch, losses["loss"])
         self._log.add_part(losses, batch.weights)
 
@@ -167,8 +165,9 @@ class Trainer:
         own = ahead_of_use(self.val_loader.evaluation(), self.accelerator.device)
         samples = len(self.val_loader.dataset)
         batches = self._log.measuring(self.agreement.evaluation(own), samples)
+        shown = map(self.val_loader.materialised, batches)
         with self._average.applied():
-            return evaluate(self.task, self.model, batches, samples, self.accelerator)
+            return evaluate(self.task, self.model, shown, samples, self.accelerator)
 
     def _end_epoch(self, metrics: dict[str, float]) -> None:
         losses = self._log.end_epoch_losses(self.position)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -39,7 +40,7 @@ from vocdist.runs.folder import (
 from vocdist.runs.tracking import METRICS, NullTracker, Tracker
 from vocdist.shards.manifest import describe_splits
 from vocdist.tasks.task import Record, Task, build_task, task_class
-from vocdist.training.evaluation import evaluate
+from vocdist.training.evaluation import measure_samples
 from vocdist.training.loaders import (
     Readers,
     build_loader,
@@ -51,6 +52,7 @@ from vocdist.training.loop import Trainer
 from vocdist.training.optim import build_optimizer
 from vocdist.training.start import Start, check_same_start, plan_start, prepare_folder, run_lock
 from vocdist.training.status import failing_together, readable_errors, run_to_the_end
+from vocdist.training.step import build_step
 
 
 class _Plan(NamedTuple):
@@ -191,11 +193,12 @@ def build_trainer(
     fused = accelerator.device.type != "mps"
     adamw = build_optimizer(task.model, config.optim, fused=fused)
     model, optimizer = prepare(accelerator, task.model, adamw)
+    loaders = training_loaders(config, task, readers, accelerator)
     return Trainer(
         task=task,
         model=model,
         optimizer=optimizer,
-        loaders=training_loaders(config, task, readers, accelerator),
+        loaders=loaders,
         accelerator=accelerator,
         agreement=Agreement(accelerator, stop, config.runtime.collective_timeout_s),
         checkpoints=checkpoints,
@@ -203,6 +206,7 @@ def build_trainer(
         train=config.train,
         optim=config.optim,
         position=position,
+        step=build_step(config, task, model, accelerator, loaders.train),
         report=RunReport(config.run.dir, task, *readers) if accelerator.is_main_process else None,
     )
 
@@ -215,6 +219,9 @@ def _fit(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
 
 # Val images in the picture of what the model says.
 PICTURED = 6
+# Train samples that are measured for `Task.learn_from_train`: with all of VOC2012's the pass would
+# take as long as half an epoch.
+TRAIN_RECORDS = 4000
 
 
 def finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
@@ -278,8 +285,18 @@ def _draw(config: TaskConfig, trainer: Trainer) -> dict[str, Path]:
 
 
 def _train_records(config: TaskConfig, trainer: Trainer) -> list[Record]:
-    """The records of the train split, seen as an evaluation sees images."""
+    """The records of up to `TRAIN_RECORDS` train samples, seen as an evaluation sees images."""
     reader, accelerator = trainer.train_loader.dataset.reader, trainer.accelerator
-    loader = split_loader(config, trainer.task, reader, accelerator, training=False)
-    batches = trainer.agreement.evaluation(ahead_of_use(loader.evaluation(), accelerator.device))
-    return evaluate(trainer.task, trainer.model, batches, len(reader), accelerator).records
+    loader = split_loader(
+        config,
+        trainer.task,
+        reader,
+        accelerator,
+        training=False,
+        images=trainer.train_loader.images,
+    )
+    # Evenly through the split, the same each time.
+    chosen = np.linspace(0, len(reader) - 1, min(len(reader), TRAIN_RECORDS)).round().astype(int)
+    own = ahead_of_use(loader.evaluation(chosen), accelerator.device)
+    batches = map(loader.materialised, trainer.agreement.evaluation(own))
+    return measure_samples(trainer.task, trainer.model, batches, chosen.tolist(), accelerator)

@@ -41,8 +41,11 @@ class ProposalModel(nn.Module):
         return self.rpn(features), shapes
 
     def features(self, inputs: Sequence[Tensor], image_sizes: Tensor) -> list[Tensor]:
-        """Levels (B, C_l, h_l, w_l) float32, of images (B, 3, H, W) uint8 or as stored."""
-        if inputs[0].dtype != torch.uint8:
+        """Levels (B, C_l, h_l, w_l) float32, of images (B, 3, H, W) uint8 or float32, or stored.
+
+        Stored features are float16.
+        """
+        if inputs[0].dtype == torch.float16:
             return [level.float() for level in inputs]
         levels: list[Tensor] = self.backbone(self.pixels(inputs[0], image_sizes))
         return levels

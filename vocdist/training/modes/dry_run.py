@@ -140,13 +140,14 @@ def _written_features(config: TaskConfig, task: Task, readers: Readers) -> dict[
     frozen = task.frozen_features(config)
     if frozen is None:
         return {}
+    where = " on a CPU" if frozen.settings.cache == "auto" else ""
     size = 0.0
     for reader, copies in ((readers.train, 1 + frozen.mirrored), (readers.val, 1)):
         images = build_loader(config, reader, training=False)
         size += copies * len(reader) * feature_bytes(frozen.model.backbone, images)
     return {
-        f"{frozen.settings.folder}/": f"{size / MIB:,.1f} MiB of features, where they are not "
-        f"there already (features.max_gib={frozen.settings.max_gib:g})"
+        f"{frozen.settings.folder}/": f"{size / MIB:,.1f} MiB of features{where}, where they are "
+        f"not there already (features.max_gib={frozen.settings.max_gib:g})"
     }
 
 
