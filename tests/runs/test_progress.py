@@ -23,7 +23,7 @@ def run_through(file: io.StringIO, *, shown: bool = True) -> str:
     with line.epoch("epoch 2/3", steps=4, done=1):
         for _ in range(3):
             line.step()
-        line.tell(ROW, steps_left=130)
+        line.show(ROW, steps_left=130)
     batches = [SimpleNamespace(indices=torch.arange(3)) for _ in range(2)]
     assert list(line.measuring(iter(batches), samples=6)) == batches
     return file.getvalue()
@@ -43,4 +43,4 @@ def test_where_output_is_piped_and_on_other_processes_it_is_quiet() -> None:
     assert run_through(Terminal(), shown=False) == ""
     line = ProgressLine(shown=True, file=io.StringIO())
     line.step()
-    line.tell(ROW, steps_left=1)
+    line.show(ROW, steps_left=1)

@@ -10,6 +10,7 @@ from launch import CLASSIFIER, RPN
 
 from vocdist.config import ClassifierConfig, RpnConfig, TaskConfig
 from vocdist.config.file import load_config
+from vocdist.config.training import RuntimeConfig
 from vocdist.distributed.processes import build_accelerator
 from vocdist.errors import UserError
 from vocdist.runs.tracking import NullTracker
@@ -143,7 +144,8 @@ def shares_of(**most: float) -> dict[str, float]:
 def test_the_advice_names_the_setting(
     shares: dict[str, float], device: str, cores: int, words: str
 ) -> None:
-    assert words in advice(shares, ClassifierConfig(), device, cores, cached=False)
+    config = ClassifierConfig(runtime=RuntimeConfig(mixed_precision="fp32"))
+    assert words in advice(shares, config, device, cores, cached=False)
 
 
 def test_the_advice_for_cached_features_names_no_setting_without_effect() -> None:
