@@ -38,12 +38,22 @@ RECIPES = {
     "notebook": ["notebook/classifier.yaml", "input.size=64", "train.non_finite=skip"],
     "rpn": ["rpn.yaml", "model.classifier=none", "input.short_side=128", "input.long_side=256"],
     "images": ["notebook/rpn.yaml", "model.classifier=none", "input.short_side=64"],
+    "resident": ["classifier.yaml", "input.size=64", "data.resident=device"],
+    "resident rpn": [
+        "rpn.yaml",
+        "model.classifier=none",
+        "input.short_side=128",
+        "input.long_side=256",
+        "input.aspects=[1.333,0.75]",
+        "features.cache=false",
+        "data.resident=device",
+    ],
     "depth": ["classifier.yaml", "input.size=32", "model.backbone=efficientnet_b0"],
 }
 # Autocast casts weights and features on the way.
 RECIPES |= {
     f"{name} in bf16": [*RECIPES[name], "runtime.mixed_precision=bf16"]
-    for name in ("classifier", "notebook", "rpn", "images")
+    for name in ("classifier", "notebook", "rpn", "images", "resident", "resident rpn")
 }
 # A GPU's only.
 FP16 = {

@@ -1,6 +1,7 @@
 """Measuring chosen samples of a split, for what is learned from the train split at the end."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from device_steps import trainer_of
 
 from vocdist.config import ClassifierConfig
 from vocdist.config.file import load_config
-from vocdist.training import run
-from vocdist.training.evaluation import evaluate, measure_samples
+from vocdist.training import loop, run
+from vocdist.training.evaluation import Evaluation, evaluate, measure_samples
 from vocdist.training.loaders import build_loader, build_reader
 from vocdist.training.run import _train_records
 
@@ -70,3 +71,37 @@ def test_a_share_of_train_gives_the_records_that_the_whole_gives(
         for name, value in whole[index].items():
             np.testing.assert_array_equal(np.asarray(record[name]), np.asarray(value), name)
     assert [record["loss"] for record in measured.records] == [record["loss"] for record in whole]
+
+
+@pytest.mark.parametrize("best_epoch", [1, 2])
+def test_the_val_split_is_measured_once_more_only_where_other_weights_are_kept(
+    best_epoch: int, demo_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    overrides = [
+        f"data.shards={demo_shards}",
+        f"run.dir={tmp_path / 'run'}",
+        "data.limit_train=6",
+        "data.limit_val=4",
+        "model.weights=none",
+        "input.size=32",
+        "data.num_workers=0",
+        "train.epochs=2",
+        "tracking.wandb=disabled",
+    ]
+    measured: list[float] = []
+
+    def counted(*arguments: Any) -> Evaluation:
+        found = evaluate(*arguments)
+        measured.append(found.metrics["loss"])
+        # The first epoch or the second is the best, whatever was learned.
+        rising = float(len(measured)) if best_epoch == 2 else -float(len(measured))
+        return Evaluation({**found.metrics, "mAP": rising}, found.records)
+
+    monkeypatch.setattr(loop, "evaluate", counted)
+    results = run.train(load_config(ClassifierConfig, None, overrides))
+    torch.set_num_threads(threads)
+    assert results["epoch"] == best_epoch
+    assert len(measured) == (2 if best_epoch == 2 else 3)
+    assert results["loss"] == measured[best_epoch - 1] == measured[-1]
+    assert "macro_f1_tuned" in results

@@ -36,14 +36,14 @@ def fixed(trainer: Trainer, **more: object) -> FixedStep:
     """The step that would be captured, for a trainer that has another one."""
     return FixedStep(
         trainer.task.model,
-        trainer.task.losses,
+        lambda model, batch: trainer.task.losses(model, trainer.train_loader.materialised(batch)),
         whole_step=trainer.train.global_batch,
         boxes=lambda: 11,  # more than any image has
         **more,  # type: ignore[arg-type]
     )
 
 
-@pytest.mark.parametrize("recipe", ["classifier", "notebook", "rpn", "images"])
+@pytest.mark.parametrize("recipe", ["classifier", "notebook", "images", "resident", "resident rpn"])
 def test_fixed_gradients_train_to_the_same_bits(
     recipe: str, demo_shards: Path, tmp_path: Path
 ) -> None:

@@ -63,6 +63,8 @@ class Trainer:
     def __post_init__(self) -> None:
         """Make the parts that are the loop's own."""
         self.train_loader, self.val_loader, _ = self.loaders
+        # Of the epoch before `position`; None where this process has not made it.
+        self.last_evaluation: Evaluation | None = None
         self._steps_per_epoch = self.train_loader.steps_per_epoch()
         if not self._steps_per_epoch:
             raise UserError(
@@ -97,7 +99,7 @@ class Trainer:
         """Train from the position to the last epoch; measure and save after each."""
         while self.position.epoch < self.train.epochs:
             self.train_epoch()
-            evaluation = self.measure()
+            evaluation = self.last_evaluation = self.measure()
             self._end_epoch(evaluation.metrics)
             if self.report:
                 self.report.refresh(evaluation.records)

@@ -40,7 +40,7 @@ def resident_images(
         return None
     shapes = [stored_shape(reader, data.short_side) for reader in readers]
     needed = sum(count * height * 3 * width for count, height, _, width in shapes)
-    room = Room(accelerator.device.type, free_bytes(accelerator.device))
+    room = Room(accelerator.device.type, free_bytes(accelerator.device) // sharers())
     place, reason = resident_place(data.resident, needed, room)
     # All ranks or none: their steps are the same ones.
     reasons = [other for other in gather_lists(accelerator, [reason]) if other]
@@ -61,6 +61,11 @@ def resident_images(
             for done in _fill(store, WholeImages(reader, data.short_side), accelerator):
                 bar.update(done)
     return stores
+
+
+def sharers() -> int:
+    """Processes of this run that share a device's memory, each of which holds all images."""
+    return -(-local_ranks() // max(1, torch.cuda.device_count()))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -239,13 +239,19 @@ def finish(config: TaskConfig, trainer: Trainer) -> dict[str, float]:
         )
     if trainer.task.wants_train_records:
         trainer.task.learn_from_train(_train_records(config, trainer))
-    measured = trainer.measure()
-    metrics = {**measured.metrics, "epoch": epoch}
+    last = trainer.last_evaluation
+    if best and last and epoch == position.epoch:
+        # The same weights on the same images: only what was learned from train is new.
+        records = last.records
+        metrics = trainer.task.metrics(records)
+    else:
+        metrics, records = trainer.measure()
+    metrics = {**metrics, "epoch": epoch}
     if trainer.accelerator.is_main_process:
         _save_weights(config, trainer)
         pictures = _draw(config, trainer)
         if trainer.report:
-            trainer.report.write(measured.records, metrics)
+            trainer.report.write(records, metrics)
         if run := trainer.tracker.run:
             from vocdist.report.wandb_results import note_best, result_values
 

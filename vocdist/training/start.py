@@ -21,16 +21,21 @@ from vocdist.training.guard import NON_FINITE
 
 _LOCK = ".lock"
 
-# Settings that do not change what is computed, so a run may go on with others.
+# Settings that do not change what is computed but by the rounding of a device, or of features and
+# pixels on their way to it: a run may go on with others, as on another machine.
 FREE_TO_CHANGE = (
     "run",
     "runtime.device",
     "runtime.detect_anomaly",
+    "runtime.cuda_graph",
+    "runtime.deterministic",
     "runtime.collective_timeout_s",
     "tracking",
     "data.num_workers",
     "data.cache_dir",
     "data.cache_bytes",
+    "data.resident",
+    "features.cache",
     "features.folder",
     "features.max_gib",
     "data.decoded_cache",

@@ -68,7 +68,9 @@ def centres_inside(anchors: Tensor, image_sizes: Tensor) -> Tensor:
     return inside.all(dim=-1)
 
 
-@functools.lru_cache(maxsize=32)
+# No grid is dropped: a CUDA graph goes on reading the one that it was recorded with. There are as
+# many as padded sizes, some hundreds of kilobytes each.
+@functools.cache
 def _cached_grid(
     feature_shapes: tuple[tuple[int, int], ...],
     padded_size: tuple[int, int],
