@@ -1,5 +1,7 @@
 """Loader processes that serve all passes of a training, of both splits."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,3 +129,15 @@ def test_unless_they_are_kept_they_end_with_the_pass(demo_shards: Path) -> None:
     batches.close()
     assert children() == before
     assert list(val.evaluation()) and children() == before
+
+
+def test_too_few_files_are_one_clear_error_and_not_a_standstill() -> None:
+    code = (
+        "import resource\n"
+        "from vocdist.data.workers import check_open_files\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 512)); check_open_files()\n"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 512\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)); check_open_files()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "UserError: this process may open 60 files, too few" in done.stderr

@@ -14,6 +14,11 @@ from vocdist.data.dataset import RequestedSamples
 from vocdist.data.features import FeatureDataset
 from vocdist.errors import UserError
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
 # Batches that torch's DataLoader gives each worker ahead of use.
 PREFETCHED = 2
 
@@ -23,6 +28,29 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+# Pipes, shared tensors and shards of two loader processes; where they run out, torch stands still.
+FEWEST_FILES = 256
+
+
+def check_open_files() -> None:
+    """Let this process open as many files as it may.
+
+    Raises:
+        UserError: They are too few for loader processes.
+    """
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard and hard != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if 0 <= soft < FEWEST_FILES:
+        raise UserError(
+            f"this process may open {soft} files, too few for loader processes: run "
+            f"ulimit -n 1024 in the shell before, or set data.num_workers=0"
+        )
 
 
 @dataclass(frozen=True)
@@ -100,7 +128,13 @@ class LoaderProcesses:
         pin_memory: bool,
         kept: bool = False,
     ) -> None:
-        """Nothing is started yet."""
+        """Nothing is started yet.
+
+        Raises:
+            UserError: The process may open too few files for that.
+        """
+        if workers:
+            check_open_files()
         self._datasets = list(datasets)
         self._kept = kept and workers > 0
         self._busy = False
