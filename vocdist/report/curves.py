@@ -55,13 +55,15 @@ def plot_curves(metrics_jsonl: Path, task: str, output: Path) -> None:
     axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
     last_epoch = max(curve.x.max() for panel in panels for curve in panel.curves)
     for axis, panel in zip(axes, panels, strict=True):
-        _draw_panel(axis, panel, last_epoch)
+        # A legend of two columns is wider than a fourth of the picture.
+        columns = 2 if len(panels) < 4 and len(panel.curves) > 1 else 1
+        _draw_panel(axis, panel, last_epoch, legend_columns=columns)
     output.parent.mkdir(parents=True, exist_ok=True)
     with replaced_when_done(output) as temporary:
         figure.savefig(temporary, format="png")
 
 
-def _draw_panel(axis: Axes, panel: Curves, last_epoch: float) -> None:
+def _draw_panel(axis: Axes, panel: Curves, last_epoch: float, *, legend_columns: int) -> None:
     for curve in panel.curves:
         _draw_curve(axis, curve, smooth=panel.smooth)
     axis.set_title(panel.title, loc="left", fontsize=10, fontweight="bold", color=_INK)
@@ -76,12 +78,11 @@ def _draw_panel(axis: Axes, panel: Curves, last_epoch: float) -> None:
         axis.spines[side].set_visible(False)
     axis.spines["bottom"].set_color("#9ca3af")
     highest = max(curve.y.max() for curve in panel.curves) or 1.0
-    columns = 1 if len(panel.curves) == 1 else 2
     # Room above the curves, so that the legend never lies on them.
-    axis.set_ylim(0, highest * (1.06 + 0.11 * -(-len(panel.curves) // columns)))
+    axis.set_ylim(0, highest * (1.06 + 0.11 * -(-len(panel.curves) // legend_columns)))
     axis.legend(
         loc="upper left",
-        ncols=columns,
+        ncols=legend_columns,
         fontsize=8,
         facecolor="white",
         edgecolor="none",
