@@ -18,7 +18,9 @@ from faults import (
 from forked import start_ranks, train_to_the_end
 from safetensors.torch import load_file
 
+from vocdist.errors import UserError
 from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, damage
+from vocdist.training.status import readable_errors
 
 FAST = [
     "model.weights=none",
@@ -188,3 +190,13 @@ def test_a_fused_optimizer_skips_on_the_device(tmp_path: Path) -> None:
     step(guard, weight, 1, float("nan"))
     with pytest.raises(SharedError, match="step 1 was not taken: its gradient is not finite"):
         guard.check_steps()
+
+
+def test_a_small_shared_memory_is_named_with_its_remedy(tmp_path: Path) -> None:
+    # torch's own words; a real one takes a mount of a few megabytes.
+    words = (
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+        "dataloader's workers are out of shared memory."
+    )
+    with pytest.raises(UserError, match="docker run --shm-size=8g"), readable_errors(tmp_path):
+        raise RuntimeError(words)

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ def usable_cores() -> int:
 
 
 # Pipes, shared tensors and shards of two loader processes; where they run out, torch stands still.
-FEWEST_FILES = 256
+FEWEST_FILES, ENOUGH_FILES = 256, 65536
 
 
 def check_open_files() -> None:
@@ -43,9 +44,11 @@ def check_open_files() -> None:
     if resource is None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard and hard != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
+    wanted = ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_FILES)
+    if 0 <= soft < wanted:
+        with suppress(OSError, ValueError):  # some systems refuse what they say is their bound
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
     if 0 <= soft < FEWEST_FILES:
         raise UserError(
             f"this process may open {soft} files, too few for loader processes: run "

@@ -99,6 +99,12 @@ def readable_errors(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if "shared memory" in str(error) or "shm" in str(error):
+            raise UserError(
+                f"this machine's shared memory (/dev/shm) is too small for the batches of the "
+                f"loader processes: lower data.num_workers (0 needs none) or train.global_batch, "
+                f"or give a container more of it (docker run --shm-size=8g), {_GO_ON}"
+            ) from None
         # torch raises it wherever the main process happens to be when the loader process ends.
         if "DataLoader worker" not in str(error):
             raise
