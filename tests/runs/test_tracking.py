@@ -1,9 +1,14 @@
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from launch import CLASSIFIER, REPO, environment
 from wandb_file import read_history, read_records
 
+from vocdist.errors import UserError
 from vocdist.runs.tracking import METRICS, NullTracker, Tracker, drop_rows_after
 
 ROWS = [{"global_step": step, "epoch": step / 10, "train/loss": 1 / step} for step in (10, 20, 30)]
@@ -39,8 +44,7 @@ def test_wandbs_own_variables_are_obeyed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     monkeypatch.setenv("WANDB_NAME", "second try")
     run = tmp_path / "run"
-    for folder in (run, tmp_path / "fast"):
-        folder.mkdir()
+    run.mkdir()  # and $WANDB_DIR is made
     with Tracker(run, mode="auto", project=None, config={}) as tracker:
         tracker.log(ROWS[0])
         run_id = tracker.run_id
@@ -58,6 +62,100 @@ def test_wandbs_own_variables_are_obeyed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WANDB_DISABLED", "true")
     with Tracker(run, mode="auto", project=None, config={}) as tracker:
         assert tracker.run is None
+
+
+@pytest.mark.parametrize("mode", ["auto", "online"])
+def test_an_api_key_that_cannot_be_one_ends_a_training_in_one_line(
+    mode: str, demo_shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, str(REPO / "scripts/train_classifier.py"), f"data.shards={demo_shards}"]
+        + [f"run.dir={run}", *CLASSIFIER, "train.epochs=1", f"tracking.wandb={mode}"],
+        cwd=REPO,
+        env={**environment(), "PYTHONPATH": str(REPO), "WANDB_API_KEY": "notakey"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert "does not take this API key" in line and "tracking.wandb=offline" in line
+    assert "Traceback" not in done.stderr and "notakey" not in done.stderr
+    assert not (run / METRICS).exists(), "it is found before the first step"
+
+
+def test_no_key_is_looked_at_where_none_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "notakey")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with Tracker(tmp_path, mode="auto", project="p", config={}) as tracker:
+        assert "offline" in tracker.location
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WANDB_MODE", "bogus", "mode: Input should be"),
+        ("WANDB_BASE_URL", "nourl", "base_url: Input should be a valid URL"),
+        ("WANDB_PROJECT", "a/b", "Invalid project name"),
+    ],
+)
+def test_what_wandb_refuses_is_one_line(name: str, value: str, said: str, tmp_path: Path) -> None:
+    # In a process of its own: W&B reads its variables once.
+    code = "from vocdist.runs.tracking import Tracker; from pathlib import Path; import sys\n"
+    code += "Tracker(Path(sys.argv[1]), mode='offline', project=None, config={})"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**environment(), "PYTHONPATH": str(REPO), name: value},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("vocdist.errors.")]
+    assert said in line and "pass tracking.wandb=disabled" in line
+
+
+WAITING = """
+import sys
+from pathlib import Path
+from vocdist.runs.tracking import Tracker
+print("begins", flush=True)
+with Tracker(Path(sys.argv[1]), mode="online", project="p", config={}) as tracker:
+    print(tracker.location)
+"""
+
+
+def test_a_server_that_does_not_answer_is_said_to_be_waited_for(tmp_path: Path) -> None:
+    server = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(tmp_path)],
+        env={**environment(), "PYTHONPATH": str(REPO), **server},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        begun = time.monotonic()
+        line = process.stdout.readline()
+        waited = time.monotonic() - begun
+        rest = process.stdout.read()
+    assert line.startswith("waiting up to 20 s for W&B at http://127.0.0.1:9 (tracking.wandb=off")
+    # W&B itself, whose import is in this time too, would have been silent for ten at least.
+    assert waited < 8
+    said, where = rest.splitlines()
+    assert said.startswith("W&B cannot be reached") and said.endswith("is logged offline")
+    assert where.startswith("W&B: offline")
+
+
+def test_a_wandb_dir_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file" / "folder"))
+    with pytest.raises(UserError, match=r"WANDB_DIR=.*folder: cannot be made \(Not a directory\)"):
+        Tracker(tmp_path, mode="offline", project="p", config={})
 
 
 def test_disabled_writes_the_file_alone(tmp_path: Path) -> None:

@@ -95,14 +95,17 @@ def with_precision(runtime: RuntimeConfig, begun: RuntimeConfig | None = None) -
     """The same with `auto` decided, see `choose_precision`; `begun`: of the run that goes on.
 
     Raises:
-        UserError: The device or the precision is not to be had here.
+        UserError: The device or the precision is not to be had here, or the launcher would shard
+            the model.
     """
+    asked = launcher()
+    asked.refuse_sharding()
     on_cpu = _check_device(runtime)
     device = "cpu" if on_cpu else "cuda" if torch.cuda.is_available() else "mps"
     chosen = choose_precision(
         runtime.mixed_precision,
         begun.mixed_precision if begun else None,
-        launcher().precision,
+        asked.precision,
         hardware_of(device),
     )
     decided = replace(runtime, mixed_precision=chosen)
@@ -114,7 +117,8 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
     """Join the process group that the launcher prepared, on the configured device.
 
     Raises:
-        UserError: The device or the precision is not to be had here.
+        UserError: The device or the precision is not to be had here, or the launcher would shard
+            the model.
         ProcessLost: The processes cannot reach each other.
     """
     runtime = with_precision(runtime)
@@ -136,6 +140,9 @@ def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
             ],
             # The loop accumulates by weights; a launcher's setting must not divide them again.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            # `runtime.compile` decides, see `lay_out`: left out, a variable of the launcher would
+            # have the model compiled, and the run's config would not say so.
+            dynamo_backend="no",
         )
     except ValueError as error:
         raise UserError(f"accelerate refuses runtime.* or its launch config: {error}") from None

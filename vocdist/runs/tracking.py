@@ -45,23 +45,26 @@ class Tracker:
         config: Mapping[str, Any],
         run_id: str | None = None,
     ) -> None:
-        """Open the file and, unless disabled, start the W&B run."""
-        self._run_dir = run_dir
-        self._file = (run_dir / METRICS).open("a", encoding="utf-8")
-        self._run: Run | None = None
-        if mode == "disabled":
-            return
-        # Imported here, as below: a run without W&B does not load it.
-        from vocdist.runs.wandb import start_run
+        """Unless disabled, start the W&B run, and open the file.
 
-        self._run = start_run(
-            mode,
-            project=project,
-            name=run_dir.name,
-            folder=run_dir,
-            config=config,
-            run_id=run_id,
-        )
+        Raises:
+            UserError: W&B refuses a setting, see `start_run`.
+        """
+        self._run_dir = run_dir
+        self._run: Run | None = None
+        if mode != "disabled":
+            # Imported here, as below: a run without W&B does not load it.
+            from vocdist.runs.wandb import start_run
+
+            self._run = start_run(
+                mode,
+                project=project,
+                name=run_dir.name,
+                folder=run_dir,
+                config=config,
+                run_id=run_id,
+            )
+        self._file = (run_dir / METRICS).open("a", encoding="utf-8")
         if self._run is None:
             return
         remember_run_id(run_dir, self._run.id)

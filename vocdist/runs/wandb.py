@@ -5,8 +5,10 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from threading import Timer
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +16,10 @@ import wandb
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 from wandb.proto import wandb_internal_pb2
+
+from vocdist.errors import UserError
 
 _FILE_HEADER = b":W&B"
 _FILE_HEADER_BYTES, _BLOCK, _PART_HEADER_BYTES = 7, 32768, 7
@@ -80,6 +85,8 @@ Run = wandb.Run
 
 # Seconds in which a server must have answered.
 INIT_TIMEOUT_S = 20
+# Seconds of silence after which a line says what is waited for.
+_PATIENCE_S = 1.5
 
 
 def files_folder(run_dir: Path) -> Path:
@@ -105,32 +112,110 @@ def start_run(
         folder: Where its files are kept; None: the working folder. See `files_folder`.
         config: Shown and searchable in W&B.
         run_id: Of a run to go on with.
+
+    Raises:
+        UserError: W&B refuses the API key, a name or one of its variables, whatever the server
+            would say; or `$WANDB_DIR` cannot be made or written to.
     """
     if mode == "auto" and os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
         mode = "disabled"
-    if mode == "auto":
-        # No prompt and no request: the user's own word, else a look for credentials.
-        logged_in = wandb.login(prompt=False, verify=False)
-        mode = os.environ.get("WANDB_MODE", "online" if logged_in else "offline")
-    if mode == "disabled":
-        return None
-    # Its page shows them one by one, whatever their sizes.
-    logging.getLogger().addFilter(_is_not_about_sizes)
-    # Not W&B's 90 s of silence: a wrong key or no network is said while somebody looks.
-    settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S)
-    options: dict[str, Any] = {
-        "project": project or os.environ.get("WANDB_PROJECT", "vocdist"),
-        "name": os.environ.get("WANDB_NAME", name),
-        "dir": folder and files_folder(folder),
-        "id": run_id,
-    }
-    options |= {"config": dict(config), "resume": "allow", "settings": settings}
+    with _readable_refusals():
+        if mode == "auto":
+            # No prompt and no request: the user's own word, else a look for credentials.
+            mode = os.environ.get("WANDB_MODE") or (
+                "online" if wandb.login(prompt=False, verify=False) else "offline"
+            )
+        if mode == "disabled":
+            return None
+        _make_files_folder()
+        # Its page shows them one by one, whatever their sizes.
+        logging.getLogger().addFilter(_is_not_about_sizes)
+        # Not W&B's 90 s of silence: a wrong key or no network is said while somebody looks.
+        settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S)
+        options: dict[str, Any] = {
+            "project": project or os.environ.get("WANDB_PROJECT", "vocdist"),
+            "name": os.environ.get("WANDB_NAME", name),
+            "dir": folder and files_folder(folder),
+            "id": run_id,
+        }
+        options |= {"config": dict(config), "resume": "allow", "settings": settings}
+        try:
+            with _said_to_wait(mode):
+                return wandb.init(mode=mode, **options)  # type: ignore[arg-type]
+        except wandb.errors.AuthenticationError:
+            # No key looks like this one; where a server refuses a key, the error is another.
+            raise
+        except wandb.Error as error:
+            # No network is no reason not to work. What W&B refuses of the names, it does so again.
+            run = wandb.init(mode="offline", **options)
+            print(f"W&B cannot be reached ({_one_line(error)}): this run is logged offline")
+            return run
+
+
+@contextmanager
+def _readable_refusals() -> Iterator[None]:
+    """Turn what W&B refuses before it asks a server into a `UserError`."""
     try:
-        return wandb.init(mode=mode, **options)  # type: ignore[arg-type]
-    except wandb.Error as error:
-        # No network is no reason not to work.
-        print(f"W&B cannot be reached ({error}): this run is logged offline")
-        return wandb.init(mode="offline", **options)
+        yield
+    except wandb.errors.AuthenticationError as error:
+        raise UserError(
+            f"W&B does not take this API key ({_one_line(error)}): copy it again from the settings "
+            f"of your W&B account (into WANDB_API_KEY, or by wandb login), or pass "
+            f"tracking.wandb=offline"
+        ) from None
+    except ValidationError as error:
+        # Only what is wrong, not the value: it may be a secret.
+        wrong = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()
+        )
+        raise UserError(
+            f"W&B does not take one of its settings ({wrong}): mend the variable WANDB_* that sets "
+            f"it, or pass tracking.wandb=disabled"
+        ) from None
+    except wandb.errors.UsageError as error:
+        raise UserError(
+            f"W&B refuses this run ({_one_line(error)}): mend tracking.project or the variable "
+            f"WANDB_* that sets it, or pass tracking.wandb=disabled"
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _make_files_folder() -> None:
+    """Make `$WANDB_DIR`: where it is missing, W&B would use another folder and not say which.
+
+    Raises:
+        UserError: It cannot be made or written to.
+    """
+    named = os.environ.get("WANDB_DIR")
+    if not named:
+        return
+    remedy = "mend that, or set WANDB_DIR to a folder that can be made"
+    try:
+        Path(named).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"WANDB_DIR={named}: cannot be made ({error.strerror}): {remedy}") from None
+    if not os.access(named, os.W_OK):
+        raise UserError(f"WANDB_DIR={named}: cannot be written to: {remedy}")
+
+
+@contextmanager
+def _said_to_wait(mode: str) -> Iterator[None]:
+    """Say that a server is waited for, where it does not answer soon."""
+    line = (
+        f"waiting up to {INIT_TIMEOUT_S} s for W&B at {wandb.setup().settings.base_url} "
+        f"(tracking.wandb=offline does not ask it)"
+    )
+    timer = Timer(_PATIENCE_S, print, (line,), {"flush": True})
+    timer.daemon = True
+    if mode not in ("offline", "dryrun"):
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def describe_location(run: Run | None, earlier: Sequence[Path] = ()) -> str:

@@ -75,7 +75,8 @@ def train(config: TaskConfig) -> dict[str, float]:
     """
     plan = _plan(config)
     config, start, run_dir = plan.config, plan.start, config.run.dir
-    notes = launcher().notes(config.runtime, config.train, launched_processes())
+    gpus = torch.cuda.device_count()
+    notes = launcher().notes(config.runtime, config.train, launched_processes(), gpus)
     accelerator = build_accelerator(config.runtime)
     notes += task_class(config.task).notes(*plan.readers)
     for note in (*notes, *start.notes):
