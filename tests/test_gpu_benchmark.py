@@ -93,5 +93,5 @@ def test_without_a_gpu_it_says_so_and_measures_a_little(tmp_path: Path) -> None:
     for task in ("classifier", "rpn"):
         result = found[f"{task} from the command to report.html"]
         assert result["report"] and result["epochs"] == 1
-        assert 0 < result["first_step_s"] < result["seconds"]
+        assert 0 < result["first_row_s"] < result["seconds"]
     assert found["notebook"][0]["images_per_s"] > 0

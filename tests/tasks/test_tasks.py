@@ -1,5 +1,7 @@
+import gc
 import pickle
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -279,3 +281,20 @@ def test_few_shapes_are_those_of_training_evaluation_and_kept_features(demo_shar
     )
     sizes = {batch.size for batch in build_loader(measured, reader, training=False).evaluation()}
     assert sizes <= {(64, 96), (64, 64), (96, 64)} and len(sizes) > 1
+
+
+def test_records_that_are_read_later_do_not_keep_the_pixels(demo_shards: Path) -> None:
+    config = classifier_config(demo_shards, "data.num_workers=0")
+    reader = build_reader(config, "val")
+    task = build_task(config, reader, pretrained=False)
+    task.model.eval()
+    batches = build_loader(config, reader, training=False).evaluation()
+    batch = next(batches)
+    batches.close()
+    samples, pixels = len(batch.indices), weakref.ref(batch.inputs[0])
+    with torch.no_grad():
+        read = task.records_later(task.model, batch)
+    del batch
+    gc.collect()
+    assert pixels() is None
+    assert len(read()) == samples

@@ -2,10 +2,16 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from forked import start_ranks, train_to_the_end
 from launch import CLASSIFIER
+
+from vocdist.config import ClassifierConfig
+from vocdist.runs.checkpoint import Position
+from vocdist.training.start import RankStart, Start, _difference
 
 
 def a_folder_of_its_own(log: Path) -> None:
@@ -34,3 +40,21 @@ def test_ranks_with_other_checkpoints_are_told_to_share_the_run_folder(
     assert "put run.dir on a file system that all hosts share" in said
     assert sorted((tmp_path / "host-0" / "run").rglob("*")) == kept
     assert not (tmp_path / "host-1" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "refused"),
+    [("train.log_every", 7, True), ("data.resident", "device", True), ("train.keep", 9, False)],
+)
+def test_settings_that_ranks_follow_together_must_be_the_same(
+    name: str, value: object, refused: bool
+) -> None:
+    section, field = name.split(".")
+    config = ClassifierConfig()
+    other = replace(config, **{section: replace(getattr(config, section), **{field: value})})
+    start = Start(Position(global_batch=6, manifest_hash=""))
+    ranks = [
+        RankStart(rank, "host", one, start, finished=False)
+        for rank, one in enumerate((config, other))
+    ]
+    assert (name in _difference(*ranks)) is refused

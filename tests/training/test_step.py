@@ -128,6 +128,33 @@ def test_where_capturing_fails_one_line_says_so_and_the_run_goes_on(
     assert all(torch.equal(failing[name], value) for name, value in plain.items())
 
 
+def test_where_a_graph_is_required_a_capture_that_fails_ends_the_run(
+    demo_shards: Path, tmp_path: Path
+) -> None:
+    more = ["train.accumulate=1", "data.limit_train=18"]
+    with trainer_of("classifier", demo_shards, tmp_path / "1", "cpu", more) as trainer:
+        trainer.step = fixed(trainer, graph=lambda f: FailsToRecord(f, whole=0), required=True)
+        with pytest.raises(UserError, match="cuda_graph=true, but capturing a step failed"):
+            take(trainer, steps_of(trainer)[0])
+
+
+@pytest.mark.parametrize(
+    ("own", "most", "count"), [(1, 56, 8), (9, 56, 16), (40, 56, 56), (3, 5, 5)]
+)
+def test_boxes_are_padded_to_few_numbers(own: int, most: int, count: int) -> None:
+    seen = []
+
+    def losses(model: nn.Module, batch: Batch) -> Outputs:
+        seen.append(batch.targets["boxes"].shape[1])
+        return {"loss": next(model.parameters()).sum().expand(2)}
+
+    step = FixedStep(nn.Linear(1, 1), losses, whole_step=2, boxes=lambda: most)
+    targets = {"boxes": torch.zeros(2, own, 4), "box_mask": torch.ones(2, own, dtype=torch.bool)}
+    pixels, numbers, weights = torch.zeros(2, 3, 4, 4), torch.arange(2), torch.ones(2)
+    step.part(Batch((pixels,), (4, 4), targets, numbers, weights, numbers, True, 2))
+    assert seen == [count]
+
+
 def test_a_parameter_without_a_part_in_the_loss_keeps_no_gradient() -> None:
     used, unused = nn.Parameter(torch.ones(3, 5)), nn.Parameter(torch.ones(2))
     gradients = FixedGradients([unused, used])

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,31 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+GO_ON = "then start again: the run goes on from its last checkpoint"
+
+
+@contextmanager
+def loader_errors() -> Iterator[None]:
+    """Turn what loader processes lack, or die of, into a `UserError`; all others pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "shared memory" in str(error) or "shm" in str(error):
+            raise UserError(
+                f"this machine's shared memory (/dev/shm) is too small for the batches of the "
+                f"loader processes: lower data.num_workers (0 needs none) or train.global_batch, "
+                f"or give a container more of it (docker run --shm-size=8g), {GO_ON}"
+            ) from None
+        # torch raises it wherever the main process happens to be when the loader process ends.
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a loader process was killed, most often for want of memory "
+            f"({str(error).splitlines()[0].strip()}): lower data.num_workers or "
+            f"train.global_batch, {GO_ON}"
+        ) from None
 
 
 # Pipes, shared tensors and shards of two loader processes; where they run out, torch stands still.

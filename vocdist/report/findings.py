@@ -67,7 +67,7 @@ def _of_training(run: RunData) -> Iterator[str]:
         remedy = (
             "name a features.folder on a faster disk, or run where the cached features fit into "
             "memory beside the run."
-            if run.config.get("features.cache")
+            if run.reads_features
             else "raise data.num_workers where cores are free, or make smaller images with "
             "max_side in make_shards.py."
         )

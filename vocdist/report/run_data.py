@@ -43,6 +43,13 @@ class RunData:
         return str(self.config["task"])
 
     @property
+    def reads_features(self) -> bool:
+        """Its steps read cached features, not images; `auto` means so but on CUDA."""
+        cache = self.config.get("features.cache", False)
+        on_cuda = bool(self.starts) and "cuda" in str(self.starts[-1].get("device", ""))
+        return cache is True or (cache == "auto" and not on_cuda)
+
+    @property
     def epochs_done(self) -> int:
         """Epochs that were measured."""
         return int(max((row["epoch"] for row in self.rows if "val/loss" in row), default=0))

@@ -166,13 +166,15 @@ class ClassifierTask(Task):
     def records_later(self, model: nn.Module, batch: Batch) -> Callable[[], list[Record]]:
         """See `Task.records_later`."""
         logits, labels = self._measured(model, batch.images), batch.targets["labels"]
+        # By itself: what is read later must not keep the pixels of all batches on the device.
+        only_difficult = batch.targets["only_difficult"]
         scores, losses = logits.float().sigmoid(), self._loss_on(logits.device)(logits, labels)
 
         def read() -> list[Record]:
             columns = {
                 "scores": scores.cpu().numpy(),
                 "labels": labels.cpu().numpy(),
-                "only_difficult": batch.targets["only_difficult"].cpu().numpy(),
+                "only_difficult": only_difficult.cpu().numpy(),
                 "loss": losses.cpu().tolist(),
             }
             rows = zip(*columns.values(), strict=True)

@@ -7,7 +7,6 @@ there; the second is recorded; from then on a batch is copied to where the graph
 graph replayed.
 """
 
-from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ Outputs = dict[str, Tensor]
 BatchFunction = Callable[[Batch], Outputs]
 
 # Each takes some tenths of a second to record, and its inputs and outputs stay on the device.
-MAX_GRAPHS = 32
+MAX_GRAPHS = 64
 
 
 class CaptureError(Exception):
@@ -52,7 +51,7 @@ class GraphedFunction:
         self._function = function
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
-        self._seen: Counter[Hashable] = Counter()
+        self._seen: set[Hashable] = set()
         self._recorded: dict[Hashable, _Recorded] = {}
 
     def __call__(self, batch: Batch) -> Outputs:
@@ -62,27 +61,27 @@ class GraphedFunction:
             CaptureError: A second batch of a shape could not be recorded.
         """
         key = batch.signature()
-        self._seen[key] += 1
         recorded = self._recorded.get(key)
-        if recorded is None and (self._seen[key] == 1 or len(self._recorded) == MAX_GRAPHS):
-            return self._warm_up(batch)
         if recorded is None:
+            if key not in self._seen or len(self._recorded) == MAX_GRAPHS:
+                self._seen.add(key)
+                return self._warm_up(batch)
             recorded = self._recorded[key] = self._record(batch)
         torch._foreach_copy_(recorded.inputs.tensors(), batch.tensors())
         recorded.graph.replay()
         return {name: output.clone() for name, output in recorded.outputs.items()}
 
     def _warm_up(self, batch: Batch) -> Outputs:
-        """A call like any other, but on the stream that will capture."""
+        """A call like any other, but on the stream that will capture.
+
+        Each stream waits for the other, so memory that one has freed is not written while the other
+        still reads it.
+        """
         current = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             outputs = self._function(batch)
         current.wait_stream(self._stream)
-        for tensor in (*batch.tensors(), *outputs.values()):
-            # Each was made on one of the two streams and is used on the other.
-            tensor.record_stream(self._stream)
-            tensor.record_stream(current)
         return outputs
 
     def _record(self, batch: Batch) -> _Recorded:

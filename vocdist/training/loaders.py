@@ -111,7 +111,7 @@ def split_loaders(
         features = _features(config, frozen, uses, accelerator)
     elif all(use.keep_decoded for use in uses):
         readers = [use.reader for use in uses]
-        images = resident_images(config.data, readers, accelerator) or images
+        images = resident_images(config, readers, accelerator) or images
     return [
         build_loader(
             config,

@@ -48,6 +48,17 @@ FREE_TO_CHANGE = (
 )
 # A run that goes on may have more epochs; ranks that begin together have as many.
 CHANGED_LATER = (*FREE_TO_CHANGE, "train.epochs")
+# Of the free ones, those that say what ranks do together: with others they would wait for each
+# other in different places.
+_DONE_TOGETHER = (
+    "runtime.cuda_graph",
+    "runtime.deterministic",
+    "data.resident",
+    "features.cache",
+    "train.non_finite",
+    "train.log_every",
+    "train.save_every",
+)
 
 
 @dataclass(frozen=True)
@@ -262,7 +273,8 @@ def check_same_start(
 def _difference(first: RankStart, other: RankStart) -> str:
     """What keeps two ranks from training together; empty: nothing."""
     who = f"rank {first.rank} ({first.host}) and rank {other.rank} ({other.host})"
-    settings = config_differences(first.config, other.config, FREE_TO_CHANGE)
+    free = [name for name in FREE_TO_CHANGE if name not in _DONE_TOGETHER]
+    settings = config_differences(first.config, other.config, free)
     if settings:
         return f"{who} were started with other settings: {'; '.join(settings)}: pass the same"
     if first.start.position.manifest_hash != other.start.position.manifest_hash:

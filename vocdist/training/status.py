@@ -15,6 +15,7 @@ from typing import Literal
 
 from accelerate import Accelerator
 
+from vocdist.data.workers import GO_ON, loader_errors
 from vocdist.distributed.agreement import StopAgreed
 from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import is_lost_process
@@ -90,34 +91,17 @@ class _Status:
             temporary.write_text(json.dumps(status, indent=1) + "\n", encoding="utf-8")
 
 
-_GO_ON = "then start again: the run goes on from its last checkpoint"
-
-
 @contextmanager
 def readable_errors(run_dir: Path) -> Iterator[None]:
     """Turn failures of the machine, such as a full disk, into a `UserError`; all others pass."""
     try:
-        yield
-    except RuntimeError as error:
-        if "shared memory" in str(error) or "shm" in str(error):
-            raise UserError(
-                f"this machine's shared memory (/dev/shm) is too small for the batches of the "
-                f"loader processes: lower data.num_workers (0 needs none) or train.global_batch, "
-                f"or give a container more of it (docker run --shm-size=8g), {_GO_ON}"
-            ) from None
-        # torch raises it wherever the main process happens to be when the loader process ends.
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"a loader process was killed, most often for want of memory "
-            f"({str(error).splitlines()[0].strip()}): lower data.num_workers or "
-            f"train.global_batch, {_GO_ON}"
-        ) from None
+        with loader_errors():
+            yield
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         raise UserError(
-            f"{run_dir}: cannot be written ({error.strerror}): free some space, {_GO_ON}"
+            f"{run_dir}: cannot be written ({error.strerror}): free some space, {GO_ON}"
         ) from None
 
 

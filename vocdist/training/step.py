@@ -6,6 +6,7 @@ computation with its gradients in memory that never moves, so that a CUDA graph 
 to step (rate, averaging, skipped steps, sums of the log) is outside of both.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple, Protocol
@@ -27,6 +28,9 @@ from vocdist.training.capture import BatchFunction, CaptureError, GraphedFunctio
 from vocdist.training.guard import finite_or_nan
 
 Losses = Callable[[nn.Module, Batch], dict[str, Tensor]]
+
+# Boxes that an image is padded to at least, see `FixedStep`.
+_LEAST_BOXES = 8
 
 
 class CapturePlan(NamedTuple):
@@ -164,10 +168,11 @@ class FixedStep:
         losses: The task's.
         whole_step: Samples of a step that is worth a graph; the smaller last one of an epoch runs
             eagerly.
-        boxes: Boxes that each image is padded to, so that batches do not differ by that; None
-            where there are none.
+        boxes: Says how many boxes the image with the most has; asked once, where batches have
+            boxes.
         processes: Of the run.
         graph: From the function to its graphed self, as `graphed` makes it; None: called as it is.
+        required: A step that cannot be recorded is an error; else it runs eagerly, with a line.
         tell: Takes one line for the user.
     """
 
@@ -180,6 +185,7 @@ class FixedStep:
         boxes: Callable[[], int],
         processes: int = 1,
         graph: Callable[[BatchFunction], BatchFunction] | None = None,
+        required: bool = False,
         tell: Callable[[str], None] = print,
     ) -> None:
         """Make room for the gradients."""
@@ -190,7 +196,7 @@ class FixedStep:
         self._processes = processes
         self._gradients = FixedGradients([p for p in model.parameters() if p.requires_grad])
         self._graphed = None if graph is None else graph(self._compute)
-        self._tell = tell
+        self._required, self._tell = required, tell
         self._begun = False
 
     def part(self, batch: Batch) -> Outputs:
@@ -217,16 +223,26 @@ class FixedStep:
         try:
             return self._graphed(batch)
         except CaptureError as error:
-            self._graphed = None
-            self._tell(f"runtime.cuda_graph: steps run eagerly, capturing one failed ({error})")
-            return self._compute(batch)
+            failure = str(error)
+        # Not in the handler: the error holds what the capture had allocated.
+        self._graphed = None
+        if self._required:
+            raise UserError(
+                f"runtime.cuda_graph=true, but capturing a step failed ({failure}); set "
+                f"runtime.cuda_graph=auto"
+            )
+        self._tell(f"runtime.cuda_graph: steps run eagerly, capturing one failed ({failure})")
+        return self._compute(batch)
 
     def _padded(self, batch: Batch) -> Batch:
         if "boxes" not in batch.targets:
             return batch
         if self._most_boxes is None:
             self._most_boxes = self._boxes()
-        return batch.with_boxes(self._most_boxes)
+        # To a power of two: few shapes to record, and little work on boxes that are not there.
+        own = batch.targets["boxes"].shape[1]
+        count = max(_LEAST_BOXES, 1 << max(0, own - 1).bit_length())
+        return batch.with_boxes(max(own, min(count, self._most_boxes)))
 
 
 def build_step(
@@ -253,6 +269,11 @@ def build_step(
     if plan.reason:
         accelerator.print(f"runtime.cuda_graph: steps run eagerly, {plan.reason}")
 
+    def say(line: str) -> None:
+        # Of any rank: what one could not record, others may have.
+        who = f"rank {accelerator.process_index}: " if processes > 1 else ""
+        print(f"{who}{line}", file=sys.stderr, flush=True)
+
     def losses(network: nn.Module, batch: Batch) -> Outputs:
         return task.losses(network, loader.materialised(batch))
 
@@ -265,7 +286,8 @@ def build_step(
         boxes=lambda: most_boxes(loader.dataset.reader.annotations),
         processes=processes,
         graph=graphed(device),
-        tell=accelerator.print,
+        required=config.runtime.cuda_graph is True,
+        tell=say,
     )
 
 

@@ -100,7 +100,11 @@ def _lowest_keys(
     taken = lowest < 1.0
     if quota is not None:
         taken = taken & (torch.arange(limit, device=keys.device) < quota)
-    return torch.zeros_like(candidates).scatter(1, index, taken)
+    # Whatever is not taken goes to a column of its own. A scatter of a number, not of a tensor:
+    # with deterministic algorithms CUDA sorts for the latter.
+    beyond = candidates.shape[1]
+    marks = candidates.new_zeros(len(candidates), beyond + 1)
+    return marks.scatter(1, index.masked_fill(~taken, beyond), True)[:, :-1]
 
 
 def _area(boxes: Tensor) -> Tensor:
