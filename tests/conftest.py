@@ -1,10 +1,19 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from converted import converted
 from demo_data import write_demo_dataset
 from launch import CLASSIFIER, RPN, launch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is known of shards goes into a folder of this session, not into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOCDIST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_configure(config: pytest.Config) -> None:

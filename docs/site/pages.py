@@ -24,6 +24,7 @@ ELSEWHERE = {
     "benchmarks/notebook.md": "measured/notebook.md",
     "benchmarks/rpn.md": "measured/rpn.md",
     "benchmarks/shards.md": "measured/shards.md",
+    "benchmarks/startup.md": "measured/startup.md",
 }
 COPIES = "repository"
 # An inline link or image: its text, target, anchor; URLs and bare anchors are left alone.

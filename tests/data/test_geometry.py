@@ -11,6 +11,7 @@ from vocdist.data.geometry import (
     Padding,
     centre_square,
     crop_resize,
+    distinct_sizes,
     fitted_size,
     pad_to,
     padded_size,
@@ -147,3 +148,12 @@ def test_few_shapes_hold_the_bound_of_the_long_side_and_group_batches_by_shape()
     assert sizes.tolist() == [[256, 640], [384, 384], [384, 384], [640, 320], [384, 384]]
     assert len(set(padding.groups(sizes).tolist())) == 3
     assert padding.padded(sizes[1:3]) == (384, 384)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=30))
+def test_distinct_sizes_are_numpys_distinct_rows(rows: list[tuple[int, int]]) -> None:
+    sizes = np.array(rows, dtype=np.int64).reshape(-1, 2)
+    distinct, which = distinct_sizes(sizes)
+    expected, inverse = np.unique(sizes, axis=0, return_inverse=True)
+    assert distinct.tolist() == expected.tolist()
+    assert which.tolist() == inverse.reshape(-1).tolist()

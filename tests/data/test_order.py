@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocdist.data.order import (
+    count_batches,
     epoch_order,
     global_batches,
     in_order_of,
@@ -232,3 +233,13 @@ def test_the_parts_of_all_ranks_are_each_batch_once_on_any_number_of_ranks(
 
 def _counted(share: tuple[np.ndarray, bool]) -> list[int]:
     return [int(i) for i in share[0]] if share[1] else []
+
+
+@given(st.lists(st.integers(0, 3), max_size=60), BATCH, st.booleans(), SEED)
+def test_batches_are_counted_without_making_them(
+    ids: list[int], batch: int, drop_last: bool, seed: int
+) -> None:
+    order = epoch_order(len(ids), seed, 0)
+    for groups in (None, np.array(ids, dtype=np.int64)):
+        made = global_batches(order, batch, drop_last=drop_last, groups=groups)
+        assert count_batches(len(ids), batch, drop_last, groups) == len(made)

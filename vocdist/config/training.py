@@ -51,9 +51,9 @@ class DataConfig:
             own memory, where they are cropped and scaled too), `none` (they are loaded from the
             shards for each batch), or `auto`: `device` on CUDA where they fit into 60% of what is
             free of it, else `none`.
-        cache_dir: Where copies of remote shards are kept; null: `$VOCDIST_CACHE`, else
-            `~/.cache/vocdist`.
-        cache_bytes: How many bytes of them, as `20GB`; those used longest ago go first. Null: no
+        cache_dir: Where copies of remote shards, and what is known of the samples of all shards,
+            are kept; null: `$VOCDIST_CACHE`, else `~/.cache/vocdist`.
+        cache_bytes: How many bytes of copies, as `20GB`; those used longest ago go first. Null: no
             bound.
     """
 

@@ -1,9 +1,11 @@
 """A rank's batches of a split, with remote shards fetched ahead of use."""
 
 import queue
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from threading import Thread
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +14,14 @@ from vocdist.data.batch import Batch, SampleRequest
 from vocdist.data.dataset import RequestedSamples
 from vocdist.data.features import FeatureDataset
 from vocdist.data.geometry import Padding
-from vocdist.data.order import epoch_order, global_batches, in_order_of, rank_parts, windowed_order
+from vocdist.data.order import (
+    count_batches,
+    epoch_order,
+    global_batches,
+    in_order_of,
+    rank_parts,
+    windowed_order,
+)
 from vocdist.data.resident import ImageStore, materialised
 from vocdist.data.workers import PREFETCHED, LoaderProcesses, usable_cores
 from vocdist.errors import UserError
@@ -35,23 +44,39 @@ def parts_ahead(parts: int, shards: int, window: int | None, behind: int) -> int
     return max(1, int(parts * min(1.0, window / max(1, shards)) / 2) - behind)
 
 
-def announced(
-    parts: Sequence[list[SampleRequest]], reader: ShardReader, lookahead: int
-) -> Iterator[list[SampleRequest]]:
-    """Yield the parts, and have each shard fetched `lookahead` parts before its first use.
+class Parts(NamedTuple):
+    """The parts of a pass, each made when it is asked for: an epoch has millions of requests.
+
+    Attributes:
+        number: How many.
+        samples: Begins to yield the samples of each part, in order.
+        requests: Begins to yield the requests of each part, in order.
+    """
+
+    number: int
+    samples: Callable[[], Iterator[np.ndarray]]
+    requests: Callable[[], Iterator[list[SampleRequest]]]
+
+
+def announced(parts: Parts, reader: ShardReader, lookahead: int) -> Iterator[list[SampleRequest]]:
+    """Yield the parts' requests, and have each shard fetched `lookahead` parts before its use.
 
     Nothing starts before the first part is asked for: by then the loader's processes exist, and
     none of them is forked while a thread is at work.
     """
-    first_use: dict[int, int] = {}
-    for position, part in enumerate(parts):
-        for request in part:
-            first_use.setdefault(reader.shard_of(request.index), position)
-    waiting = list(first_use.items())  # in the order of their use
+    upcoming, looked_at, asked = parts.samples(), 0, set[int]()
     with closing(_Fetcher(reader)) as fetcher:
-        for position, part in enumerate(parts):
-            while waiting and waiting[0][1] <= position + lookahead:
-                fetcher.ask(waiting.pop(0)[0])
+        for position, part in enumerate(parts.requests()):
+            for samples in islice(upcoming, position + lookahead + 1 - looked_at):
+                looked_at += 1
+                for shard in map(reader.shard_of, samples.tolist()):
+                    if shard not in asked:
+                        asked.add(shard)
+                        fetcher.ask(shard)
+                # A shuffled epoch needs all of them within few parts of its millions.
+                if len(asked) == reader.shards:
+                    upcoming = iter(())
+                    break
             yield part
 
 
@@ -142,7 +167,8 @@ class BatchLoader:
 
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch: the same on every rank, in every epoch."""
-        return len(self._training_batches(epoch=0))
+        samples = len(self.dataset)
+        return count_batches(samples, self.global_batch, self.drop_last, self._groups)
 
     def training(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """This rank's parts of the steps `start_step, …` of an epoch.
@@ -151,7 +177,11 @@ class BatchLoader:
         """
         batches = self._training_batches(epoch)[start_step:]
         return self._load(
-            [part for batch in batches for part in self._training_parts(batch, epoch)]
+            Parts(
+                sum(min(self.parts, len(batch)) for batch in batches),
+                lambda: (share for batch in batches for share, _ in self._shares(batch)),
+                lambda: (part for batch in batches for part in self._training_parts(batch, epoch)),
+            )
         )
 
     def evaluation(self, samples: np.ndarray | None = None) -> Iterator[Batch]:
@@ -174,10 +204,11 @@ class BatchLoader:
     def grouped(self, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
         """These batches of sample indices, whole, on every rank that asks."""
         return self._load(
-            [
-                [SampleRequest(int(i), epoch=0, padded=self._padded(batch)) for i in batch]
-                for batch in batches
-            ]
+            Parts(
+                len(batches),
+                lambda: iter(batches),
+                lambda: map(self._whole_part, batches),
+            )
         )
 
     def batches_within(self, first: int, stop: int) -> list[np.ndarray]:
@@ -215,7 +246,7 @@ class BatchLoader:
         the gradient of the mean over the global batch, however unevenly it is shared.
         """
         weight, padded = self.world_size / len(batch), self._padded(batch)
-        shares = rank_parts(batch, self.rank, self.world_size, self.parts)
+        shares = self._shares(batch)
         return [
             [
                 SampleRequest(
@@ -231,6 +262,13 @@ class BatchLoader:
             for share, counts in shares
         ]
 
+    def _shares(self, batch: np.ndarray) -> list[tuple[np.ndarray, bool]]:
+        return rank_parts(batch, self.rank, self.world_size, self.parts)
+
+    def _whole_part(self, batch: np.ndarray) -> list[SampleRequest]:
+        padded = self._padded(batch)
+        return [SampleRequest(int(i), epoch=0, padded=padded) for i in batch]
+
     def _padded(self, batch: np.ndarray) -> tuple[int, int] | None:
         if self._padding is None or self._sizes is None:
             return None
@@ -244,20 +282,20 @@ class BatchLoader:
         """Have all batches loaded by these, which know the dataset; else each pass has its own."""
         self._processes = processes
 
-    def _load(self, parts: Sequence[list[SampleRequest]]) -> Iterator[Batch]:
+    def _load(self, parts: Parts) -> Iterator[Batch]:
         processes = self._processes or LoaderProcesses(
             [self.dataset], workers=self.num_workers, pin_memory=self.pin_memory
         )
         return processes.batches(self.dataset, self._announced(parts))
 
-    def _announced(self, parts: Sequence[list[SampleRequest]]) -> Iterable[list[SampleRequest]]:
+    def _announced(self, parts: Parts) -> Iterator[list[SampleRequest]]:
         """The parts, with the shards they need fetched ahead where these are remote."""
         reader = self.dataset.reader
         reads = isinstance(self.dataset, RequestedSamples) and self.images is None
         if not reader.is_remote or not reads:
-            return parts
+            return parts.requests()
         lookahead = parts_ahead(
-            len(parts), reader.shards, self._shuffle_shards, PREFETCHED * self.num_workers
+            parts.number, reader.shards, self._shuffle_shards, PREFETCHED * self.num_workers
         )
         return announced(parts, reader, lookahead)
 

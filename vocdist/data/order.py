@@ -77,6 +77,18 @@ def global_batches(
     return batches
 
 
+def count_batches(
+    samples: int, global_batch: int, drop_last: bool = False, groups: np.ndarray | None = None
+) -> int:
+    """How many batches `global_batches` makes of any order of all samples, without one."""
+    members = np.array([samples]) if groups is None else np.bincount(groups)
+    batches = int((-(-members // global_batch)).sum())
+    cut = members % global_batch > 0
+    if groups is not None:
+        cut &= members >= global_batch
+    return batches - int(drop_last and bool(cut.any()))
+
+
 def rank_share(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
     """The contiguous part of a global batch that one rank computes.
 

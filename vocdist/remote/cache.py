@@ -16,8 +16,9 @@ from vocdist.files.lock import InUse, locked
 from vocdist.remote.location import join
 from vocdist.remote.transfer import read_on
 
-# Shards that were read, VOC trees that were converted, shards on their way to a URL.
-KINDS = ("shards", "sources", "staging")
+# Shards that were read, VOC trees that were converted, shards on their way to a URL, and what is
+# known of the samples of local shards.
+KINDS = ("shards", "sources", "staging", "columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +166,15 @@ def default_cache() -> Path:
     return (Path(base) if base else Path("~/.cache").expanduser()) / "vocdist"
 
 
+def cache_path(root: Path, kind: str, url: str, version: str = "") -> Path:
+    """Where what comes from a URL lies, if it is there."""
+    key = hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()[:20]
+    return root / kind / key
+
+
 def cache_folder(root: Path, kind: str, url: str, version: str = "") -> Path:
     """The folder for what comes from a URL; made, with a note in it that says what it is of."""
-    key = hashlib.sha256(f"{url}\n{version}".encode()).hexdigest()[:20]
-    folder = root / kind / key
+    folder = cache_path(root, kind, url, version)
     if not (folder / ABOUT_NAME).is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,8 @@ A reader may be copied into loader processes by fork or pickle.
 import hashlib
 import sys
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,14 @@ import numpy as np
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule
 from vocdist.remote.location import Location, is_url
+from vocdist.shards.columns import AnnotationList, Columns, columns_once, find_columns
 from vocdist.shards.index import IndexEntry
 from vocdist.shards.manifest import Manifest, ShardRecord, parse_manifest
 from vocdist.shards.record import Annotations, parse_record
 from vocdist.shards.storage import open_storage
+
+# Changes with the arrays of `Columns` and what they mean: a file of another is not looked at.
+COLUMNS_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,8 @@ class ShardReader:
         folder: A shard folder, or the URL of one, which is read through the cache.
         split: Name of a split in its manifest.
         limit: Use the first this many samples; None for all.
-        cache: Where copies of remote shards are kept; None: in the default place, without bound.
+        cache: Where copies of remote shards are kept, and what is known of all samples; None: in
+            the default place, without bound.
 
     Raises:
         UserError: No manifest, no such split, or a shard whose size or count is not the manifest's.
@@ -49,7 +54,10 @@ class ShardReader:
         limit: int | None = None,
         cache: CacheRule | None = None,
     ) -> None:
-        """Check local shards' sizes against the manifest and load their offset tables."""
+        """Check local shards' sizes against the manifest.
+
+        Their offset tables are loaded, unless columns are there, which were made from these.
+        """
         self.folder = folder
         self.split = split
         content, self._storage = open_storage(folder, cache)
@@ -61,12 +69,21 @@ class ShardReader:
         shards = self.manifest.splits[split].shards
         for shard in shards:
             self._storage.check(shard)
+        # Of all shards, as those that a limit leaves out are checked too.
+        version = self._storage.version(shards)
         ends = np.cumsum([shard.samples for shard in shards], dtype=np.int64)
         self._length = min(int(ends[-1]) if len(ends) else 0, limit or sys.maxsize)
         starts = ends - [shard.samples for shard in shards]
         # Those that the limit leaves, all of them or in part.
         self._shards = [s for s, start in zip(shards, starts, strict=True) if start < self._length]
         self._starts: list[int] = starts[: len(self._shards)].tolist()
+        self._columns_name = f"{split}-{self._length}-{version[:20]}-v{COLUMNS_VERSION}"
+        self._columns: Columns | None = None
+        self._annotations: AnnotationList | None = None
+        self._looked = False
+        if self._known_columns() is None:
+            for shard in shards:
+                self._storage.check_index(shard)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -140,32 +157,39 @@ class ShardReader:
         self._storage.prefetch(self._shards[number])
 
     def read_annotations(self, index: int) -> Annotations:
-        """What is known of one sample; read unless `annotations` were."""
+        """What is known of one sample; read unless the columns are there."""
         shard, entry = self._locate(index)
-        if "annotations" in self.__dict__:
+        if self._known_columns() is not None:
             return self.annotations[index]
         stored = self._storage.read(shard, entry.json_offset, entry.json_size)
         return self._parsed(stored, shard, index)
 
-    @cached_property
-    def annotations(self) -> list[Annotations]:
-        """Every sample's annotations, read once (some 30 µs a sample).
+    @property
+    def annotations(self) -> AnnotationList:
+        """Every sample's annotations, each made when it is asked for.
 
-        Of remote shards all are downloaded for it, the first time on a machine.
+        The first time on a machine all are read (some 30 µs a sample), by one process, and kept in
+        the cache as columns. Of remote shards all are downloaded for it.
         """
-        of_shards = self._storage.records(self._shards)
-        stored = [
-            (record, shard)
-            for shard, records in zip(self._shards, of_shards, strict=True)
-            for record in records
-        ]
-        return [self._parsed(*found, index) for index, found in enumerate(stored[: self._length])]
+        if self._annotations is None:
+            self._annotations = AnnotationList(self._all_columns())
+        return self._annotations
+
+    @property
+    def keys(self) -> list[str]:
+        """Every sample's key."""
+        columns = self._all_columns()
+        return [columns.key(index) for index in range(len(self))]
+
+    @property
+    def box_counts(self) -> np.ndarray:
+        """(N,) int64: boxes of each sample."""
+        return np.diff(self._all_columns().box_starts)
 
     @property
     def image_sizes(self) -> np.ndarray:
         """(N, 2) int64 rows (height, width) of the stored images, pixels."""
-        sizes = [(record.height, record.width) for record in self.annotations]
-        return np.asarray(sizes, dtype=np.int64).reshape(-1, 2)
+        return self._all_columns().sizes
 
     @property
     def shard_samples(self) -> list[tuple[ShardRecord, int]]:
@@ -175,9 +199,7 @@ class ShardReader:
     @property
     def labels(self) -> np.ndarray:
         """(N, classes) int8 multi-hot: which classes have a box in which image."""
-        classes = len(self.manifest.classes)
-        rows = [record.multi_hot(classes) for record in self.annotations]
-        return np.array(rows, dtype=np.int8).reshape(-1, classes)
+        return self._all_columns().labels(len(self.manifest.classes))
 
     @property
     def class_images(self) -> np.ndarray:
@@ -192,7 +214,43 @@ class ShardReader:
     def _locate(self, index: int) -> tuple[ShardRecord, IndexEntry]:
         number = self.shard_of(index)
         shard = self._shards[number]
+        columns = self._known_columns()
+        if columns is not None:
+            return shard, columns.entry(index)
         return shard, self._storage.entries(shard)[index - self._starts[number]]
+
+    def _known_columns(self) -> Columns | None:
+        """The columns, if they were made before this reader was opened, or by it."""
+        if not self._looked:
+            folder = self._storage.columns_folder(make=False)
+            self._columns = find_columns(folder, self._columns_name) if folder else None
+            self._looked = True
+        return self._columns
+
+    def _all_columns(self) -> Columns:
+        """The columns, made if they are not there."""
+        columns = self._known_columns()
+        if columns is None:
+            folder = self._storage.columns_folder(make=True)
+            if folder is None:
+                columns = self._made_columns()
+            else:
+                columns = columns_once(folder, self._columns_name, self._made_columns)
+            self._columns = columns
+            self._storage.forget_entries()
+        return columns
+
+    def _made_columns(self) -> Columns:
+        return Columns.of(self._read_shards())
+
+    def _read_shards(self) -> Iterator[tuple[Sequence[IndexEntry], list[Annotations]]]:
+        """The index and the records of each shard, as far as the limit lets them in."""
+        of_shards = self._storage.records(self._shards)
+        for (shard, samples), start, records in zip(
+            self.shard_samples, self._starts, of_shards, strict=True
+        ):
+            parsed = [self._parsed(r, shard, i) for i, r in enumerate(records[:samples], start)]
+            yield self._storage.entries(shard)[:samples], parsed
 
     def _parsed(self, stored: bytes, shard: ShardRecord, index: int) -> Annotations:
         try:
@@ -205,7 +263,5 @@ class ShardReader:
             ) from None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the annotation cache behind when sent to another process."""
-        state = dict(self.__dict__)
-        state.pop("annotations", None)
-        return state
+        """Leave the columns behind when sent to another process, which maps the same file."""
+        return self.__dict__ | {"_columns": None, "_annotations": None, "_looked": False}

@@ -8,7 +8,7 @@ import numpy as np
 from vocdist.voc.annotation import multi_hot
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Annotations:
     """The stored record of one sample, as arrays.
 
@@ -41,10 +41,11 @@ def parse_record(stored: bytes) -> Annotations:
     # Pictures are named by it.
     if not isinstance(record["key"], str) or "/" in record["key"]:
         raise ValueError(f"key {record['key']!r}")
-    return Annotations(
-        key=record["key"],
-        width=record["width"],
-        height=record["height"],
-        boxes=np.asarray(record["boxes"], dtype=np.int32).reshape(-1, 5),
-        difficult=np.asarray(record["difficult"], dtype=bool),
-    )
+    width, height = record["width"], record["height"]
+    if not (isinstance(width, int) and isinstance(height, int)):
+        raise ValueError(f"size {width!r} x {height!r}")
+    boxes = np.asarray(record["boxes"], dtype=np.int32).reshape(-1, 5)
+    difficult = np.asarray(record["difficult"], dtype=bool)
+    if difficult.shape != (len(boxes),):
+        raise ValueError(f"{len(boxes)} boxes and {difficult.shape} flags")
+    return Annotations(record["key"], width, height, boxes, difficult)

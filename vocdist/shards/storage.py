@@ -5,14 +5,23 @@ Either kind may be copied into loader processes by fork or pickle.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
-from vocdist.remote.cache import CachedFolder, CacheRule, RemoteFile, default_cache
+from vocdist.files.checked import stamp
+from vocdist.remote.cache import (
+    CachedFolder,
+    CacheRule,
+    RemoteFile,
+    cache_folder,
+    cache_path,
+    default_cache,
+)
 from vocdist.remote.location import Location, is_url
 from vocdist.shards.index import IndexEntry, index_bytes, index_path, read_index, scan_tar
 from vocdist.shards.manifest import MANIFEST_NAME, ShardRecord, parse_manifest, read_manifest
@@ -31,13 +40,25 @@ class ShardStorage(Protocol):
     def check(self, shard: ShardRecord) -> None:
         """Look at a shard before it is needed, where that costs nothing."""
 
+    def check_index(self, shard: ShardRecord) -> None:
+        """Look at a shard's index before it is needed, where it is here."""
+
+    def columns_folder(self, *, make: bool) -> Path | None:
+        """Where files of `columns.py` lie, made if asked for; None: nowhere."""
+
+    def version(self, shards: Sequence[ShardRecord]) -> str:
+        """What changes when the files of a manifest are replaced."""
+
     def entries(self, shard: ShardRecord) -> list[IndexEntry]:
         """Where the shard's samples lie in it."""
 
     def read(self, shard: ShardRecord, offset: int, size: int) -> bytes:
         """That many bytes of the tar."""
 
-    def records(self, shards: Sequence[ShardRecord]) -> list[list[bytes]]:
+    def forget_entries(self) -> None:
+        """Free the memory of the tables of offsets; they are read again when they are needed."""
+
+    def records(self, shards: Sequence[ShardRecord]) -> Iterator[list[bytes]]:
         """The JSON member of each sample of each shard."""
 
     def prefetch(self, shard: ShardRecord) -> None:
@@ -45,14 +66,18 @@ class ShardStorage(Protocol):
 
 
 def open_storage(folder: Location, cache: CacheRule | None = None) -> tuple[bytes, ShardStorage]:
-    """(the manifest as stored, the files beside it); `cache` is for what comes from a URL.
+    """(the manifest as stored, the files beside it); copies and columns go into the `cache`.
 
     Raises:
         UserError: There is no manifest, or it cannot be read.
     """
     content = read_manifest(folder)
     if not is_url(folder):
-        return content, LocalShards(Path(folder))
+        root = cache.root if cache else None
+        if root is None:
+            with suppress(RuntimeError):  # there is no home folder
+                root = default_cache()
+        return content, LocalShards(Path(folder), hashlib.sha256(content).hexdigest(), root)
     parse_manifest(content, folder)  # nothing is kept of a folder that is none
     return content, CachedShards(folder, content, cache or CacheRule(default_cache()))
 
@@ -60,28 +85,65 @@ def open_storage(folder: Location, cache: CacheRule | None = None) -> tuple[byte
 class LocalShards:
     """Shards in a folder: one descriptor per process and shard, and `pread`."""
 
-    def __init__(self, folder: Path) -> None:
-        """Nothing is opened yet."""
+    def __init__(self, folder: Path, manifest_sha256: str, cache: Path | None) -> None:
+        """Nothing is opened yet; columns go into the folder `cache`."""
         self.max_bytes = None
         self._folder = folder
+        self._manifest_sha256 = manifest_sha256
+        self._cache = cache
         self._entries: dict[str, list[IndexEntry]] = {}
         self._descriptors: dict[tuple[int, str], int] = {}
 
     def check(self, shard: ShardRecord) -> None:
-        """Compare size and index with the manifest.
+        """Compare the size with the manifest.
 
         Raises:
-            UserError: They are not as it states, or missing.
+            UserError: It is not as it states, or the shard is missing.
         """
-        path = self._folder / shard.name
-        _check_size(path, shard.bytes)
-        entries = read_index(index_path(path))
-        _check_count(entries, shard, index_path(path))
-        self._entries[shard.name] = entries
+        _check_size(self._folder / shard.name, shard.bytes)
+
+    def check_index(self, shard: ShardRecord) -> None:
+        """Read the index and compare it with the manifest.
+
+        Raises:
+            UserError: It does not fit, or is missing.
+        """
+        self.entries(shard)
+
+    def columns_folder(self, *, make: bool) -> Path | None:
+        """In the cache, by the folder's path: samples are at a place of the disk."""
+        if self._cache is None:
+            return None
+        place = self._cache, "columns", os.path.realpath(self._folder), self._manifest_sha256
+        if make:
+            # A cache that cannot be written to costs time, and is no error for local shards.
+            with suppress(UserError):
+                return cache_folder(*place)
+        return cache_path(*place)
+
+    def version(self, shards: Sequence[ShardRecord]) -> str:
+        """A hash of the size, time and inode of each shard and each index."""
+        files = [self._folder / shard.name for shard in shards]
+        stamps = []
+        for path in (*files, *map(index_path, files)):
+            try:
+                stamps.append(stamp(path))
+            except OSError:
+                stamps.append("missing")
+        return hashlib.sha256("\n".join(stamps).encode()).hexdigest()
 
     def entries(self, shard: ShardRecord) -> list[IndexEntry]:
-        """Read by `check`."""
+        """From the index beside the shard, read once."""
+        if shard.name not in self._entries:
+            path = index_path(self._folder / shard.name)
+            entries = read_index(path)
+            _check_count(entries, shard, path)
+            self._entries[shard.name] = entries
         return self._entries[shard.name]
+
+    def forget_entries(self) -> None:
+        """Those of all shards."""
+        self._entries.clear()
 
     def read(self, shard: ShardRecord, offset: int, size: int) -> bytes:
         """One system call."""
@@ -100,19 +162,18 @@ class LocalShards:
             raise UserError(f"{self._folder / shard.name}: cut short while in use: make it again")
         return data
 
-    def records(self, shards: Sequence[ShardRecord]) -> list[list[bytes]]:
+    def records(self, shards: Sequence[ShardRecord]) -> Iterator[list[bytes]]:
         """One system call for each."""
-        return [
-            [self.read(shard, entry.json_offset, entry.json_size) for entry in self.entries(shard)]
-            for shard in shards
-        ]
+        for shard in shards:
+            entries = self.entries(shard)
+            yield [self.read(shard, entry.json_offset, entry.json_size) for entry in entries]
 
     def prefetch(self, shard: ShardRecord) -> None:
         """It is here."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave descriptors behind when sent to another process."""
-        return self.__dict__ | {"_descriptors": {}}
+        """Leave descriptors and tables behind when sent to another process."""
+        return self.__dict__ | {"_descriptors": {}, "_entries": {}}
 
     def __del__(self) -> None:
         """Close this process's descriptors."""
@@ -141,6 +202,17 @@ class CachedShards:
     def check(self, shard: ShardRecord) -> None:
         """Checked when it is downloaded."""
 
+    def check_index(self, shard: ShardRecord) -> None:
+        """Made from the whole shard."""
+
+    def columns_folder(self, *, make: bool) -> Path | None:
+        """Beside the copies."""
+        return self._cached.folder
+
+    def version(self, shards: Sequence[ShardRecord]) -> str:
+        """The manifest has the hash of each shard, and the folder of the copies is its alone."""
+        return ""
+
     def entries(self, shard: ShardRecord) -> list[IndexEntry]:
         """From the index beside the copy; without one the shard is fetched and scanned."""
         if shard.name not in self._entries:
@@ -160,10 +232,18 @@ class CachedShards:
         with self._cached.opened(_file(shard)) as descriptor:
             return os.pread(descriptor, size, offset)
 
-    def records(self, shards: Sequence[ShardRecord]) -> list[list[bytes]]:
+    def forget_entries(self) -> None:
+        """Those of all shards."""
+        self._entries.clear()
+
+    def records(self, shards: Sequence[ShardRecord]) -> Iterator[list[bytes]]:
         """From the copies' own lists; shards without one are fetched, a few at a time."""
         with ThreadPoolExecutor(FETCHES) as pool:
-            return list(pool.map(self._records_of, shards))
+            yield from pool.map(self._records_of, shards)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave tables behind when sent to another process."""
+        return self.__dict__ | {"_entries": {}}
 
     def prefetch(self, shard: ShardRecord) -> None:
         """Download it unless it is here or on its way."""

@@ -222,7 +222,7 @@ class ClassifierTask(Task):
         """See `Task.predictions`."""
         return ClassifierPredictions(
             classes=list(self.classes),
-            keys=[annotations.key for annotations in val.annotations],
+            keys=val.keys,
             scores=_stacked(records, "scores"),
             labels=_stacked(records, "labels").astype(np.int8),
             losses=np.array([record["loss"] for record in records], dtype=np.float32),

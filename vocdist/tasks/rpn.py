@@ -206,7 +206,7 @@ class RpnTask(Task):
         images = np.arange(len(records))
         return RpnPredictions(
             classes=list(val.manifest.classes),
-            keys=[annotations.key for annotations in val.annotations],
+            keys=val.keys,
             losses=np.array([record["loss"] for record in records], dtype=np.float32),
             counts=np.array(CURVE_COUNTS),
             best=_joined(records, "best"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
@@ -22,7 +23,6 @@ from vocdist.data.loader import BatchLoader
 from vocdist.distributed.processes import learning_batch_norms
 from vocdist.errors import UserError
 from vocdist.models.layers import SyncBatchNorm
-from vocdist.shards.record import Annotations
 from vocdist.tasks.task import Task
 from vocdist.training.capture import BatchFunction, CaptureError, GraphedFunction, Outputs
 from vocdist.training.guard import finite_or_nan
@@ -283,7 +283,7 @@ def build_step(
         task.model,
         losses,
         whole_step=loader.global_batch,
-        boxes=lambda: most_boxes(loader.dataset.reader.annotations),
+        boxes=lambda: most_boxes(loader.dataset.reader.box_counts),
         processes=processes,
         graph=graphed(device),
         required=config.runtime.cuda_graph is True,
@@ -291,9 +291,9 @@ def build_step(
     )
 
 
-def most_boxes(annotations: Sequence[Annotations]) -> int:
-    """Boxes of the image that has the most, at least 1."""
-    return max(1, *(len(one.boxes) for one in annotations))
+def most_boxes(box_counts: np.ndarray) -> int:
+    """Boxes of the image that has the most, at least 1, of (N,) images."""
+    return int(box_counts.max(initial=1))
 
 
 def graphed(device: torch.device) -> Callable[[BatchFunction], BatchFunction]:
