@@ -140,9 +140,8 @@ def bare_step(args: argparse.Namespace) -> dict[str, float]:
     """Forward, backward and update on one batch in memory."""
     from vocdist.config.training import OptimConfig
     from vocdist.distributed.processes import reuse_memory
-    from vocdist.models.classifier import Classifier
+    from vocdist.models.classifier import Classifier, MultilabelLoss
     from vocdist.models.layers import set_channels_last
-    from vocdist.models.losses import MultilabelLoss
     from vocdist.training.optim import build_optimizer
 
     reuse_memory()

@@ -134,7 +134,7 @@ def set_cache(files: list[Path], cold: bool) -> None:
 
 def copy_source(source: Path, root: Path, images: int) -> Path:
     """A VOC root of so many images, by copying the source's as often as it takes."""
-    from vocdist.voc.layout import find_voc_root
+    from vocdist.voc.source import find_voc_root
 
     source = find_voc_root(source)
     stems = sorted(path.stem for path in (source / "Annotations").glob("*.xml"))
@@ -187,7 +187,7 @@ def with_datasets(root: Path, out: Path) -> None:
 def with_ours(root: Path, out: Path, workers: int, decode: bool = True) -> None:
     """The conversion, without the closing table."""
     from vocdist.shards.convert import convert
-    from vocdist.shards.manifest import SplitRule
+    from vocdist.shards.format import SplitRule
     from vocdist.shards.samples import samples_of
     from vocdist.voc.classes import VOC_CLASSES
 
@@ -230,7 +230,7 @@ def decode_pixels(image: Path) -> None:
 
 def decode_to_check(image: Path) -> None:
     """Likewise all the coded data, but to an eighth of the resolution."""
-    from vocdist.shards.jpeg import checked_size
+    from vocdist.shards.images import checked_size
 
     checked_size(image.read_bytes())
 

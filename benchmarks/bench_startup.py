@@ -40,8 +40,16 @@ from vocdist.data.batch import SampleRequest
 from vocdist.data.dataset import RequestedSamples
 from vocdist.data.loader import BatchLoader
 from vocdist.remote.cache import CacheRule
-from vocdist.shards.index import IndexEntry, index_bytes, index_path
-from vocdist.shards.manifest import Manifest, ShardRecord, SplitRecord, SplitRule, save_manifest
+from vocdist.shards.format import (
+    IndexEntry,
+    Manifest,
+    ShardRecord,
+    SplitRecord,
+    SplitRule,
+    index_bytes,
+    index_path,
+    save_manifest,
+)
 from vocdist.shards.reader import ShardReader
 from vocdist.tasks.task import task_class
 from vocdist.voc.classes import VOC_CLASSES

@@ -30,8 +30,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("which run? python scripts/export.py runs/classifier")
     config = load_config(ExportConfig, None, overrides)
     # Here and below, not above: `--help` and a slip do not wait for torch.
-    from vocdist.inference.export import require_onnx
-    from vocdist.inference.model_card import model_card
+    from vocdist.inference.export import model_card, require_onnx
     from vocdist.inference.trained import load_trained
     from vocdist.runs.folder import RESULTS, load_results
 
@@ -51,7 +50,7 @@ def main(arguments: list[str]) -> None:
 def write_formats(trained: Trained, output: Path, formats: tuple[str, ...]) -> list[str]:
     """Write and check the files; their names."""
     from vocdist.inference import export
-    from vocdist.inference.model_card import metadata_of
+    from vocdist.inference.export import metadata_of
     from vocdist.runs.checkpoint import save_weights
 
     metadata = metadata_of(trained)

@@ -28,12 +28,12 @@ from vocdist.report.dataset_pictures import (
     statistics_apart,
 )
 from vocdist.shards.convert import convert, locked_output
-from vocdist.shards.manifest import MANIFEST_NAME, Manifest, SplitRule, save_manifest
+from vocdist.shards.format import MANIFEST_NAME, Manifest, SplitRule, save_manifest
+from vocdist.shards.images import Shrink
 from vocdist.shards.plan import plan_hash, plan_shards
 from vocdist.shards.publish import data_set_entry, publish, published, staged
+from vocdist.shards.rejections import print_summary
 from vocdist.shards.samples import SplitSamples, samples_of
-from vocdist.shards.shrink import Shrink
-from vocdist.shards.summary import print_summary
 from vocdist.voc.classes import VOC_CLASSES
 from vocdist.voc.source import resolve_source
 

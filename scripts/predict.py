@@ -53,8 +53,7 @@ def predict_classes(
     from tqdm import tqdm
 
     from vocdist.drawing import draw_scores
-    from vocdist.inference.answers import by_position, exit_if_unreadable
-    from vocdist.inference.classify import Classifier
+    from vocdist.inference.predict import Classifier, by_position, exit_if_unreadable
     from vocdist.inference.writing import (
         save_pictures,
         write_predictions_csv,
@@ -86,7 +85,7 @@ def predict_values(
     """Write what a task that is neither classifier nor RPN says of each image."""
     from tqdm import tqdm
 
-    from vocdist.inference.answers import answer_each, by_position, exit_if_unreadable
+    from vocdist.inference.predict import answer_each, by_position, exit_if_unreadable
     from vocdist.inference.writing import write_answers
 
     found = answer_each(trained, files, batch=config.batch, workers=config.workers)

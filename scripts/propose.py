@@ -28,9 +28,8 @@ def main(arguments: list[str]) -> None:
     from tqdm import tqdm
 
     from vocdist.drawing import draw_proposals
-    from vocdist.inference.answers import by_position, exit_if_unreadable
     from vocdist.inference.images import ImageSource, find_images
-    from vocdist.inference.propose import RegionProposalNetwork
+    from vocdist.inference.predict import RegionProposalNetwork, by_position, exit_if_unreadable
     from vocdist.inference.writing import save_pictures, write_coco_results
 
     files: list[ImageSource] = [*find_images(places[1:])]

@@ -26,8 +26,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("which run? python scripts/report.py runs/classifier")
     # Here, not above: `--help` and a slip do not wait for torch.
     from vocdist.report.comparison import comparison_page
-    from vocdist.report.page import run_page
-    from vocdist.report.run_report import REPORT, read_run
+    from vocdist.report.page import REPORT, read_run, run_page
 
     folders = [Path(argument) for argument in arguments]
     runs = [read_run(folder) for folder in folders]

@@ -14,7 +14,7 @@ import sys
 from vocdist.cli import run_command, take_option
 from vocdist.errors import UserError
 from vocdist.remote.location import parse_location
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 from vocdist.shards.verify import verify_shards
 
 

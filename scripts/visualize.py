@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     # Here and below, not above: `--help` and a slip do not wait for torch.
     from vocdist.drawing import contact_sheet
     from vocdist.runs.folder import CONFIG
-    from vocdist.shards.manifest import MANIFEST_NAME
+    from vocdist.shards.format import MANIFEST_NAME
 
     # A data set's folder is not written into: it holds what its manifest knows, and no more.
     name = last_part(folder.resolve() if isinstance(folder, Path) else folder)
@@ -64,11 +64,10 @@ def from_voc(folder: Path, config: VisualizeConfig) -> Pictures:
     from PIL import Image
 
     from vocdist.drawing import draw_boxes
-    from vocdist.voc.annotation import box_rows
+    from vocdist.voc.annotation import box_rows, rows_to_xyxy
     from vocdist.voc.classes import class_ids
-    from vocdist.voc.layout import find_voc_root
     from vocdist.voc.pairing import pair_samples
-    from vocdist.voc.rows import rows_to_xyxy
+    from vocdist.voc.source import find_voc_root
 
     root = find_voc_root(folder)
     samples = {sample.stem: sample for sample in pair_samples(root).samples}
@@ -88,7 +87,7 @@ def from_shards(folder: Location, config: VisualizeConfig) -> Pictures:
     from vocdist.data.dataset import decode_image
     from vocdist.drawing import class_colors, draw_boxes
     from vocdist.shards.reader import ShardReader
-    from vocdist.voc.rows import rows_to_xyxy
+    from vocdist.voc.annotation import rows_to_xyxy
 
     reader = ShardReader(folder, config.split)
     index = {record.key: i for i, record in enumerate(reader.annotations)}

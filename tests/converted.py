@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vocdist.shards.convert import convert
-from vocdist.shards.manifest import SplitRule
+from vocdist.shards.format import SplitRule
 from vocdist.shards.samples import samples_of
 from vocdist.voc.classes import VOC_CLASSES
 

@@ -115,18 +115,18 @@ def test_scripts_do_not_import_each_other(file: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "source", "breaks"),
     [
-        ("models/rpn/head.py", "from vocdist.models.rpn.anchors import grid_anchors", False),
-        ("models/rpn/head.py", "from vocdist.config import RpnConfig", True),
-        ("models/rpn/head.py", "from vocdist import config", True),
-        ("models/rpn/head.py", "def f():\n    import vocdist.training.loop", True),
-        ("models/rpn/head.py", "from vocdist.errors import UserError", False),
+        ("models/rpn/network.py", "from vocdist.models.rpn.anchors import grid_anchors", False),
+        ("models/rpn/network.py", "from vocdist.config import RpnConfig", True),
+        ("models/rpn/network.py", "from vocdist import config", True),
+        ("models/rpn/network.py", "def f():\n    import vocdist.training.loop", True),
+        ("models/rpn/network.py", "from vocdist.errors import UserError", False),
         ("errors.py", "import vocdist.files.atomic", True),
         ("inference/trained.py", "from vocdist.training.loop import Trainer", True),
         ("report/page.py", "import vocdist.training", True),
         ("data/loader.py", "from accelerate import Accelerator", True),
         ("training/loop.py", "import accelerate.utils", False),
         ("training/loop.py", "import wandb", True),
-        ("voc/layout.py", "from scripts.make_demo_data import main", True),
+        ("voc/source.py", "from scripts.make_demo_data import main", True),
     ],
 )
 def test_the_rules_catch_what_they_should(path: str, source: str, breaks: bool) -> None:

@@ -8,11 +8,11 @@ Names are loaded when they are first used: importing the package does nothing.
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Classifier": "vocdist.inference.classify",
-    "RegionProposalNetwork": "vocdist.inference.propose",
-    "ShardDataset": "vocdist.data.samples",
+    "Classifier": "vocdist.inference.predict",
+    "RegionProposalNetwork": "vocdist.inference.predict",
+    "ShardDataset": "vocdist.data.dataset",
     "UserError": "vocdist.errors",
-    "load_manifest": "vocdist.shards.manifest",
+    "load_manifest": "vocdist.shards.format",
 }
 __all__ = [
     "Classifier",
@@ -26,11 +26,10 @@ __all__ = [
 # Type checkers take this for true; `typing` need not be imported for it.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vocdist.data.samples import ShardDataset
+    from vocdist.data.dataset import ShardDataset
     from vocdist.errors import UserError
-    from vocdist.inference.classify import Classifier
-    from vocdist.inference.propose import RegionProposalNetwork
-    from vocdist.shards.manifest import load_manifest
+    from vocdist.inference.predict import Classifier, RegionProposalNetwork
+    from vocdist.shards.format import load_manifest
 
 
 def __getattr__(name: str) -> object:

@@ -27,10 +27,10 @@ from vocdist.config.values import STRICT, BackboneName, Count
 from vocdist.data.batch import Batch
 from vocdist.data.geometry import View
 from vocdist.data.transforms import Plan, Transform
+from vocdist.models.backbone import load_weights
 from vocdist.models.classifier import Classifier
-from vocdist.models.weights import load_weights
+from vocdist.shards.format import Annotations
 from vocdist.shards.reader import ShardReader
-from vocdist.shards.record import Annotations
 from vocdist.tasks.task import Record, Task
 from vocdist.training.modes import start, take_mode
 

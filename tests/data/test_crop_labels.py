@@ -9,7 +9,7 @@ from vocdist.data.transforms import (
     Example,
     Transform,
 )
-from vocdist.shards.record import Annotations
+from vocdist.shards.format import Annotations
 
 # In VOC's frame: class 3 fills the left half of a 100 x 60 image, class 7 a corner at the right.
 BOXES = np.array([[3, 1, 1, 49, 59], [7, 81, 41, 19, 19]], dtype=np.int32)

@@ -13,7 +13,7 @@ from vocdist.data.loader import BatchLoader
 from vocdist.data.transforms import ClassifierEvalTransform, RpnTransform
 from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 from vocdist.shards.reader import ShardReader
 
 

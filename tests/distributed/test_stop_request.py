@@ -10,8 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from vocdist.data.batch import Batch
-from vocdist.distributed.agreement import Agreement, StopAgreed
-from vocdist.distributed.preemption import SIGNALS, StopRequest
+from vocdist.distributed.preemption import SIGNALS, Agreement, StopAgreed, StopRequest
 
 signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 

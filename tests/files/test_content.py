@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from vocdist.files.content import read_content
+from vocdist.files.atomic import read_content
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 300_000])

@@ -22,11 +22,12 @@ from vocdist.inference.export import (
     example_size,
     export_graph,
     export_program,
+    metadata_of,
+    model_card,
     program_difference,
     save_program,
 )
 from vocdist.inference.images import input_batches
-from vocdist.inference.model_card import metadata_of, model_card
 from vocdist.inference.trained import load_trained
 from vocdist.runs.folder import load_results
 from vocdist.tasks.rpn import input_words

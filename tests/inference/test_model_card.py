@@ -14,8 +14,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from vocdist import Classifier, RegionProposalNetwork
-from vocdist.inference.export import export_graph
-from vocdist.inference.model_card import preprocessing
+from vocdist.inference.export import export_graph, preprocessing
 from vocdist.inference.trained import Trained, load_trained
 from vocdist.runs.checkpoint import load_model
 from vocdist.tasks.rpn import ProposalModel

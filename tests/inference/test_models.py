@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import vocdist
 from vocdist import Classifier, RegionProposalNetwork, ShardDataset, UserError, load_manifest
+from vocdist.inference.export import metadata_of
 from vocdist.inference.images import input_batches
-from vocdist.inference.model_card import metadata_of
 from vocdist.inference.trained import load_trained
 from vocdist.runs.checkpoint import load_model, read_metadata
 from vocdist.shards.reader import ShardReader

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vocdist.models.losses import MultilabelLoss
+from vocdist.models.classifier import MultilabelLoss
 
 LOGITS = torch.linspace(-6, 6, 24).view(4, 6).requires_grad_()
 LABELS = (torch.arange(24).view(4, 6) % 3 == 0).float()

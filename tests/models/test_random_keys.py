@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vocdist.models.random_keys import random_keys
+from vocdist.models.layers import random_keys
 
 
 def test_pure_function_of_the_seed():

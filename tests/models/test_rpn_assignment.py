@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.ops import box_iou
 
-from vocdist.models.random_keys import random_keys
+from vocdist.models.layers import random_keys
 from vocdist.models.rpn.assignment import (
     IGNORE,
     NEGATIVE,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torchvision.models.detection._utils import BoxCoder
 
-from vocdist.models.rpn.box_coding import MAX_LOG_SIZE, decode, encode
+from vocdist.models.rpn.anchors import MAX_LOG_SIZE, decode, encode
 
 
 def random_boxes(*shape: int, seed: int = 0, low: float = 1.0, high: float = 300.0):

@@ -8,8 +8,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork as Torchvisio
 from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
 
 from vocdist.models.rpn.assignment import IGNORE, NEGATIVE, POSITIVE
-from vocdist.models.rpn.head import RpnHead
 from vocdist.models.rpn.losses import rpn_losses, target_deltas
+from vocdist.models.rpn.network import RpnHead
 
 
 def random_case(images: int = 3, anchors: int = 40, seed: int = 0):

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torchvision.ops import nms
 
-from vocdist.models.random_keys import random_keys
-from vocdist.models.rpn.anchors import clip_to_images, grid_anchors
+from vocdist.models.layers import random_keys
+from vocdist.models.rpn.anchors import clip_to_images, decode, encode, grid_anchors
 from vocdist.models.rpn.assignment import match_anchors, sample_anchors
-from vocdist.models.rpn.box_coding import decode, encode
 from vocdist.models.rpn.network import (
     AnchorRule,
     MatchingRule,

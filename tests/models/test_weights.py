@@ -6,8 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vocdist.errors import UserError
-from vocdist.models.backbone import build_network
-from vocdist.models.weights import load_weights
+from vocdist.models.backbone import build_network, load_weights
 
 NAME = "mobilenet_v3_small"
 

@@ -13,7 +13,7 @@ from vocdist.errors import UserError
 from vocdist.remote import cache as cache_module
 from vocdist.remote import transfer
 from vocdist.remote.cache import CachedFolder, CacheRule, RemoteFile
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 from vocdist.shards.reader import ShardReader
 
 SHARD = "train-000001.tar"

@@ -13,7 +13,7 @@ from fault_server import FaultServer
 
 from vocdist.files.lock import locked
 from vocdist.remote.cache import CachedFolder, CacheRule, RemoteFile
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 from vocdist.shards.reader import ShardReader
 
 READ = [sys.executable, str(Path(__file__).parent / "read_shards.py")]

@@ -16,7 +16,7 @@ from vocdist.errors import UserError
 from vocdist.remote import transfer
 from vocdist.remote.cache import cache_folder
 from vocdist.remote.transfer import upload_files
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 from vocdist.shards.publish import publish, published, staged
 from vocdist.shards.verify import verify_shards
 
@@ -154,7 +154,7 @@ def test_memory_urls_are_written_and_read(demo_shards: Path, tmp_path: Path) -> 
 def test_missing_credentials_are_not_waited_for(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "from vocdist.shards.manifest import load_manifest; load_manifest('s3://bucket/x')"
+    code = "from vocdist.shards.format import load_manifest; load_manifest('s3://bucket/x')"
     hidden = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     env = {name: value for name, value in os.environ.items() if name not in hidden}
     env |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}

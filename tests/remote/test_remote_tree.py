@@ -11,9 +11,8 @@ from fault_server import FaultServer
 
 from vocdist.errors import UserError
 from vocdist.remote.cache import clear_cache
-from vocdist.voc import remote_tree
-from vocdist.voc.remote_tree import copy_voc_tree
-from vocdist.voc.source import resolve_source
+from vocdist.voc import source
+from vocdist.voc.source import copy_voc_tree, resolve_source
 
 
 @pytest.fixture
@@ -93,8 +92,8 @@ def test_a_listing_of_absolute_names_is_not_followed(
             names = ("%2Ftmp/Annotations/evil.xml", "Annotations/a.xml")
             return {f"{path}/{name}": {"size": 1} for name in names}
 
-    monkeypatch.setattr(remote_tree, "open_filesystem", lambda url: (Listing(), url))
-    assert list(remote_tree._wanted("http://site/v")) == ["Annotations/a.xml"]
+    monkeypatch.setattr(source, "open_filesystem", lambda url: (Listing(), url))
+    assert list(source._wanted("http://site/v")) == ["Annotations/a.xml"]
 
 
 def test_a_place_without_a_tree_is_named(web: FaultServer, tmp_path: Path) -> None:
@@ -106,7 +105,7 @@ def test_a_place_without_a_tree_is_named(web: FaultServer, tmp_path: Path) -> No
 READS = """
 import sys, time
 from pathlib import Path
-from vocdist.voc.remote_tree import copy_voc_tree
+from vocdist.voc.source import copy_voc_tree
 print(copy_voc_tree(sys.argv[1], Path(sys.argv[2])), flush=True)
 time.sleep(600)
 """

@@ -6,7 +6,7 @@ import pytest
 from voc_on_disk import VocRoot
 
 from vocdist.shards.convert import convert
-from vocdist.shards.manifest import Manifest, SplitRule
+from vocdist.shards.format import Manifest, SplitRule
 from vocdist.shards.samples import samples_of
 from vocdist.voc.classes import VOC_CLASSES
 

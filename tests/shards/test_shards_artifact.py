@@ -7,7 +7,7 @@ from pathlib import Path
 from conversion_runs import run
 from wandb_file import read_history, read_records
 
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 from vocdist.shards.verify import verify_shards
 
 

@@ -18,9 +18,8 @@ from vocdist.remote.cache import CacheRule, clear_cache, list_cache
 from vocdist.shards import columns as columns_module
 from vocdist.shards import reader as reader_module
 from vocdist.shards.columns import AnnotationList, Columns, columns_once, find_columns, read_columns
-from vocdist.shards.index import IndexEntry
+from vocdist.shards.format import Annotations, IndexEntry, parse_record
 from vocdist.shards.reader import ShardReader
-from vocdist.shards.record import Annotations, parse_record
 
 
 def record(key: str, boxes: int, side: int = 40) -> Annotations:

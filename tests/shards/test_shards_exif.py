@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from voc_on_disk import jpeg, xml
 
-from vocdist.shards.exif import orientation_of, to_stored, upright_size
+from vocdist.shards.images import Shrink, orientation_of, to_stored, upright_size
 from vocdist.shards.reader import ShardReader
-from vocdist.shards.shrink import Shrink
 from vocdist.shards.verify import verify_shards
-from vocdist.voc.annotation import VocObject
-from vocdist.voc.rows import rows_to_xyxy
+from vocdist.voc.annotation import VocObject, rows_to_xyxy
 
 ORIENTATIONS = range(1, 9)
 QUARTERS = (5, 6, 7, 8)
@@ -141,7 +139,7 @@ def test_exif_is_found_wherever_in_the_header_it_is(before):
 
 def test_words_of_exif_in_the_coded_picture_are_none_and_cost_nothing(monkeypatch):
     plain = jpeg(64, 48)
-    monkeypatch.setattr("vocdist.shards.exif.Image.open", lambda _: pytest.fail("opened"))
+    monkeypatch.setattr("vocdist.shards.images.Image.open", lambda _: pytest.fail("opened"))
     assert orientation_of(plain + b"Exif\0\0") == 1
     assert orientation_of(plain[:2]) == orientation_of(b"\xff\xd8\xff\xe1") == 1
 

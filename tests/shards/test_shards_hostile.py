@@ -12,7 +12,7 @@ from voc_on_disk import jpeg, xml
 
 from vocdist.data.dataset import decode_image
 from vocdist.errors import UserError
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 from vocdist.shards.reader import ShardReader
 
 GOOD_BOX = ("dog", 0, 3, 4, 30, 40)
@@ -282,7 +282,7 @@ def test_nothing_usable_is_an_error_whatever_the_share(voc_root, make, tmp_path)
 
 def test_a_file_that_changes_or_vanishes_after_it_was_checked_stops_the_run(voc_root, tmp_path):
     from vocdist.shards.convert import convert
-    from vocdist.shards.manifest import SplitRule
+    from vocdist.shards.format import SplitRule
     from vocdist.shards.samples import samples_of
     from vocdist.voc.classes import VOC_CLASSES
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from voc_on_disk import jpeg
 
 from vocdist.errors import UserError
-from vocdist.shards.manifest import Manifest, SplitRule, load_manifest, manifest_hash, save_manifest
-from vocdist.shards.summary import print_summary
+from vocdist.shards.format import Manifest, SplitRule, load_manifest, manifest_hash, save_manifest
+from vocdist.shards.rejections import print_summary
 from vocdist.shards.verify import verify_shards
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from voc_on_disk import jpeg, xml
 
 from vocdist.errors import UserError
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
+from vocdist.shards.images import Shrink, shrink_jpeg, shrink_rows, shrunk_size
 from vocdist.shards.reader import ShardReader
-from vocdist.shards.shrink import Shrink, shrink_jpeg, shrink_rows, shrunk_size
 from vocdist.shards.verify import verify_shards
 
 HELMETS = ("Hard Hat", "vest", "person")

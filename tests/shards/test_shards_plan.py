@@ -4,8 +4,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vocdist.shards.images import Shrink
 from vocdist.shards.plan import MAX_KEY_BYTES, PlannedSample, plan_hash, plan_shards, sample_key
-from vocdist.shards.shrink import Shrink
 
 IMAGES = Path("JPEGImages")
 

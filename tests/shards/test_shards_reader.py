@@ -10,8 +10,8 @@ import pytest
 import webdataset
 
 from vocdist.errors import UserError
+from vocdist.shards.format import parse_record
 from vocdist.shards.reader import ShardReader
-from vocdist.shards.record import parse_record
 
 
 def expected_rows(xml_path, classes):

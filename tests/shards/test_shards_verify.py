@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from vocdist.shards.index import index_bytes, scan_tar
-from vocdist.shards.manifest import load_manifest, save_manifest
+from vocdist.shards.format import index_bytes, load_manifest, save_manifest, scan_tar
 from vocdist.shards.verify import verify_shards
 
 

@@ -6,7 +6,7 @@ import pytest
 from webdataset import TarWriter
 
 from vocdist.errors import UserError
-from vocdist.shards.index import index_bytes, read_index, scan_tar
+from vocdist.shards.format import index_bytes, read_index, scan_tar
 from vocdist.shards.write import member_header, padding, tar_end
 
 

@@ -14,7 +14,7 @@ from vocdist.config.file import load_config, save_config
 from vocdist.errors import UserError
 from vocdist.runs.environment import ENVIRONMENT, note_start
 from vocdist.shards.convert import convert
-from vocdist.shards.manifest import SplitRule
+from vocdist.shards.format import SplitRule
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.samples import samples_of
 from vocdist.tasks.classifier import ClassifierTask, positive_weights

@@ -15,7 +15,7 @@ from forked import note_samples, start_ranks, train_to_the_end
 from safetensors.torch import load_file
 
 from vocdist.runs.checkpoint import Checkpoints, load_position, load_training
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 
 COMMON = [
     "train.epochs=3",

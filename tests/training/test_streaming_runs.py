@@ -12,7 +12,7 @@ from fault_server import FaultServer
 from launch import REPO, command, environment
 from safetensors.torch import load_file
 
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 
 SETTINGS = [
     "model.weights=none",

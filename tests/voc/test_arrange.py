@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from vocdist.errors import UserError
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 from vocdist.voc.arrange import arrange
-from vocdist.voc.layout import find_voc_root
+from vocdist.voc.source import find_voc_root
 
 XML = """<annotation><folder>photos</folder><filename>{}</filename><path>C:\\photos\\{}</path>
 <size><width>64</width><height>48</height><depth>3</depth></size><segmented>0</segmented>

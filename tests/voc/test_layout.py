@@ -3,7 +3,7 @@ import os
 import pytest
 
 from vocdist.errors import UserError
-from vocdist.voc.layout import find_voc_root
+from vocdist.voc.source import find_voc_root
 
 KAGGLE_TRAIN = "VOC2012_train_val/VOC2012_train_val"
 KAGGLE_TEST = "VOC2012_test/VOC2012_test"

@@ -1,6 +1,6 @@
 import numpy as np
 
-from vocdist.voc.rows import rows_to_xyxy
+from vocdist.voc.annotation import rows_to_xyxy
 
 
 def test_box_rows_become_half_open_zero_based_corners() -> None:

@@ -10,8 +10,7 @@ from defusedxml.ElementTree import fromstring
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vocdist.voc.encodings import readable_xml
-from vocdist.voc.xml_tree import cannot_declare, parse_xml
+from vocdist.voc.text import cannot_declare, parse_xml, readable_xml
 
 ENTITY = '<!DOCTYPE a [<!ENTITY e "boom">]><annotation>&e;</annotation>'
 # What begins plainly, so that no declaration before it can give the rest away.

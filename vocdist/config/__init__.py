@@ -7,9 +7,14 @@ arguments, never as a whole, to the rooms below `training/`.
 """
 
 from vocdist.config.classifier import ClassifierConfig
-from vocdist.config.inference import ExportConfig, PredictConfig, ProposeConfig, VisualizeConfig
+from vocdist.config.commands import (
+    ExportConfig,
+    PredictConfig,
+    ProposeConfig,
+    ShardsConfig,
+    VisualizeConfig,
+)
 from vocdist.config.rpn import RpnConfig
-from vocdist.config.shards import ShardsConfig
 from vocdist.config.training import TaskConfig
 
 __all__ = [

@@ -18,8 +18,8 @@ from vocdist.data.batch import Batch, SampleRequest, assemble
 from vocdist.data.dataset import RequestedSamples
 from vocdist.data.geometry import View, shrunk_size
 from vocdist.data.transforms import Example, Plan
+from vocdist.shards.format import Annotations
 from vocdist.shards.reader import ShardReader
-from vocdist.shards.record import Annotations
 
 # Of a device's free memory, what images may take: the rest is for the network's activations.
 DEVICE_SHARE = 0.6

@@ -23,8 +23,8 @@ from vocdist.data.geometry import (
     show,
     visible_shares,
 )
-from vocdist.shards.record import Annotations
-from vocdist.voc.rows import rows_to_xyxy
+from vocdist.shards.format import Annotations
+from vocdist.voc.annotation import rows_to_xyxy
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Files and folders that appear under their final name whole or not at all."""
+"""Whole files or none: read in one call, replaced when they are done."""
 
 import hashlib
 import os
@@ -19,6 +19,23 @@ LEFT_BEHIND_S = 24 * 3600.0
 _WRITER = re.compile(rf"\.(?P<machine>[\w-]+)-(?P<pid>\d+)-[0-9a-f]{{12}}{TEMPORARY_SUFFIX}$")
 # Names that this process is writing under at this moment.
 _writing: set[str] = set()
+
+
+def read_content(path: Path | str) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        OSError: As `open` does.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(descriptor).st_size
+        # One more, so that a file that grew meanwhile shows.
+        content = os.read(descriptor, size + 1)
+    finally:
+        os.close(descriptor)
+    # Else it grew, is beyond the 2 GiB of one call, or its file system does not know its size.
+    return content if len(content) == size else Path(path).read_bytes()
 
 
 def unique_name() -> str:

@@ -19,7 +19,7 @@ from vocdist.data.dataset import decode_image
 from vocdist.data.transforms import Example
 from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
-from vocdist.shards.record import Annotations
+from vocdist.shards.format import Annotations
 from vocdist.tasks.task import EvaluationView
 
 # At most this many batches of images wait, opened, for others of their shape.

@@ -11,7 +11,7 @@ from vocdist.errors import UserError
 from vocdist.models.layers import set_channels_last
 from vocdist.runs.checkpoint import load_model, read_metadata
 from vocdist.runs.folder import CONFIG, weights_file
-from vocdist.shards.manifest import load_manifest
+from vocdist.shards.format import load_manifest
 from vocdist.tasks.task import (
     EvaluationView,
     Task,

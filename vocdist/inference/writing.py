@@ -9,10 +9,8 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from vocdist.files.atomic import replaced_when_done
-from vocdist.inference.answers import Answer, Unreadable
-from vocdist.inference.classify import Prediction
 from vocdist.inference.images import image_pixels
-from vocdist.inference.propose import ImageProposals
+from vocdist.inference.predict import Answer, ImageProposals, Prediction, Unreadable
 
 # COCO's results need a category; proposals know but this one.
 CATEGORY = {"id": 1, "name": "object"}

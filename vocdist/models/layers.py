@@ -1,12 +1,55 @@
-"""Layers exact on any number of processes: BatchNorm, dropout, stochastic depth, pixels."""
+"""Layers exact on any number of processes, their random numbers, and the form of a graph."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from vocdist.models.random_keys import random_keys
+_LOW_32 = 0xFFFFFFFF
+# The multipliers of Wellons' lowbias32 (2018, "Prospecting for hash functions"), the second as a
+# signed number: a product with 32 bits then fits int64, so nothing relies on overflow.
+_FACTOR_1 = 0x7FEB352D
+_FACTOR_2 = 0x846CA68B - 2**32
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# Rec. 601: the gray that torchvision's colour transforms blend with.
+LUMA = (0.2989, 0.587, 0.114)
+
+
+def random_keys(seeds: Tensor, count: int) -> Tensor:
+    """Uniform numbers in [0, 1) from a hash of (seed, index): seeds (B,) int64 -> (B, count).
+
+    No generator is involved, so what is drawn for an image depends on its seed alone, never on
+    its batch, the world size, the device or what was drawn before.
+    """
+    low = _mix_bits(seeds & _LOW_32)
+    high = _mix_bits(_mix_bits(low) ^ ((seeds >> 32) & _LOW_32))
+    index = torch.arange(count, dtype=torch.int64, device=seeds.device)
+    # Two keyed rounds: with one, two seeds would give the same keys in another order.
+    bits = _mix_bits(_mix_bits(index ^ low[:, None]) ^ high[:, None])
+    # 24 bits are what a float32 holds exactly.
+    return (bits >> 8).to(torch.float32) * 2.0**-24
+
+
+def _mix_bits(bits: Tensor) -> Tensor:
+    """Scramble 32-bit numbers held in int64, one to one; the golden ratio keeps 0 from 0."""
+    bits = (bits + 0x9E3779B9) & _LOW_32
+    bits = ((bits ^ (bits >> 16)) * _FACTOR_1) & _LOW_32
+    bits = ((bits ^ (bits >> 15)) * _FACTOR_2) & _LOW_32
+    return bits ^ (bits >> 16)
+
+
+class ExportGraph(nn.Module):
+    """What ONNX and torch.export files are made of; `forward` takes `images` (B, 3, H, W) uint8.
+
+    Class attributes:
+        outputs: Names of what `forward` returns.
+        takes_sizes: `forward` also takes `image_sizes` (B, 2) int64, (height, width) in the images.
+    """
+
+    outputs: ClassVar[tuple[str, ...]]
+    takes_sizes: ClassVar[bool] = False
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -150,12 +193,6 @@ class SampleStochasticDepth(RandomBySample):
             return branch
         scale = self._scale(1).view(-1, *[1] * (branch.ndim - 1))
         return branch * scale.to(branch.dtype)
-
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-# Rec. 601: the gray that torchvision's colour transforms blend with.
-LUMA = (0.2989, 0.587, 0.114)
 
 
 class ImageNetPixels(nn.Module):

@@ -15,10 +15,10 @@ from PIL import Image
 from vocdist.drawing import class_colors, contact_sheet, draw_boxes
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
-from vocdist.shards.manifest import MANIFEST_NAME, load_manifest
+from vocdist.shards.format import MANIFEST_NAME, load_manifest
 from vocdist.shards.plan import PlannedSample
 from vocdist.shards.reader import ShardReader
-from vocdist.voc.rows import rows_to_xyxy
+from vocdist.voc.annotation import rows_to_xyxy
 
 STATISTICS, SHEET = "dataset.png", "dataset_samples.jpg"
 SHEET_ROWS = SHEET_COLUMNS = 4

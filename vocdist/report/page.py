@@ -1,18 +1,48 @@
 """A run as one HTML page that needs nothing beside it: no network, no script, no other file."""
 
-from collections.abc import Mapping
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup, escape
+from PIL import Image
 
+from vocdist.config.file import read_yaml
+from vocdist.data.dataset import decode_image
+from vocdist.errors import UserError
+from vocdist.files.atomic import replaced_when_done
 from vocdist.report.classifier_view import THRESHOLD, classifier_view
 from vocdist.report.findings import best_and_worst, findings
 from vocdist.report.rpn_view import rpn_view
-from vocdist.report.run_data import RunData
+from vocdist.report.run_data import RunData, flat, read_rows
 from vocdist.report.training_view import curve_panels, speed_panels
-from vocdist.runs.predictions import ClassifierPredictions, RpnPredictions
-from vocdist.tasks.task import task_class
+from vocdist.runs.environment import ENVIRONMENT, read_starts
+from vocdist.runs.folder import CONFIG, RESULTS, load_results
+from vocdist.runs.predictions import (
+    PREDICTIONS,
+    ClassifierPredictions,
+    Example,
+    Predictions,
+    RpnPredictions,
+    load_predictions,
+    save_predictions,
+    shown_images,
+)
+from vocdist.runs.tracking import METRICS
+from vocdist.shards.reader import ShardReader
+from vocdist.tasks.task import Record, Task, task_class
+from vocdist.voc.annotation import rows_to_xyxy
+
+REPORT = "report.html"
+# Longest side of a picture in the page, pixels.
+PICTURE_SIDE = 400
+# At most this share of a run's time goes into refreshing its page.
+REFRESH_SHARE = 0.02
 
 
 def run_page(run: RunData) -> str:
@@ -94,3 +124,106 @@ def _rounded(value: float, digits: int) -> str:
     if value and abs(value) < 10**-digits:
         return f"{value:.2g}"
     return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+class RunReport:
+    """Writes the two files from records of the val split; on the main process alone.
+
+    Args:
+        run_dir: The run's folder.
+        task: What it trains.
+        train: Its train split: the RPN's page lays anchors on its boxes.
+        val: Its val split, in the order of the records.
+    """
+
+    def __init__(self, run_dir: Path, task: Task, train: ShardReader, val: ShardReader) -> None:
+        """Keep the parts."""
+        self._run_dir = run_dir
+        self._task = task
+        self._train = train
+        self._val = val
+        self._written = -float("inf")
+        self._cost = 0.0
+
+    def refresh(self, records: Sequence[Record]) -> None:
+        """Write both files, unless that was done a short while ago for what it costs."""
+        if time.perf_counter() - self._written >= self._cost / REFRESH_SHARE:
+            self.write(records)
+
+    def write(self, records: Sequence[Record], results: Mapping[str, float] | None = None) -> None:
+        """Write both files, with the `results` of a run that ends.
+
+        What goes wrong is printed and stops no training: a page can be written afterwards.
+        """
+        started = time.perf_counter()
+        run_dir = self._run_dir
+        try:
+            predictions = self._task.predictions(records, self._val, self._train)
+            if predictions is not None:
+                best, worst = shown_images(predictions)
+                examples = [self._example(index) for index in (*best, *worst)]
+                save_predictions(run_dir / PREDICTIONS, predictions, examples)
+            write_page(run_dir, results)
+        except Exception as error:
+            print(
+                f"{run_dir / REPORT}: not written ({type(error).__name__}: {error}); the training "
+                f"goes on; afterwards, python scripts/report.py {run_dir} shows what was wrong"
+            )
+        self._written = time.perf_counter()
+        self._cost = self._written - started
+
+    def _example(self, index: int) -> Example:
+        sample = self._val.read(index)
+        annotations = sample.annotations
+        pixels = decode_image(sample.jpeg, annotations.key).permute(1, 2, 0).numpy()
+        image = Image.fromarray(pixels)
+        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        encoded = io.BytesIO()
+        image.save(encoded, "JPEG", quality=80)
+        width, height = annotations.width, annotations.height
+        boxes = rows_to_xyxy(annotations.boxes, width, height, one_based=self._task.one_based)
+        return Example(
+            index=index,
+            jpeg=encoded.getvalue(),
+            boxes=(boxes / (width, height, width, height)).astype(np.float32),
+            class_ids=annotations.boxes[:, 0].astype(np.int64),
+        )
+
+
+def write_page(run_dir: Path, results: Mapping[str, float] | None = None) -> Path:
+    """Write `report.html` from the other files of a run folder, and its results where given.
+
+    Raises:
+        UserError: The folder is not a run.
+    """
+    output = run_dir / REPORT
+    run = read_run(run_dir)
+    page = run_page(replace(run, results=results) if results else run)
+    with replaced_when_done(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return output
+
+
+def read_run(run_dir: Path) -> RunData:
+    """What a page is made of.
+
+    Raises:
+        UserError: The folder is not a run.
+    """
+    if not (run_dir / CONFIG).is_file():
+        raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
+    results: Mapping[str, float] | None = None
+    if (run_dir / RESULTS).is_file():
+        results = load_results(run_dir / RESULTS)
+    found: tuple[Predictions | None, list[Example]] = (None, [])
+    if (run_dir / PREDICTIONS).is_file():
+        found = load_predictions(run_dir / PREDICTIONS)
+    return RunData(
+        name=run_dir.resolve().name,
+        config=flat(read_yaml(run_dir / CONFIG)),
+        starts=read_starts(run_dir / ENVIRONMENT),
+        rows=read_rows(run_dir / METRICS) if (run_dir / METRICS).is_file() else [],
+        results=results,
+        predictions=found[0],
+        examples=found[1],
+    )

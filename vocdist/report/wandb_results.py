@@ -28,7 +28,7 @@ from vocdist.runs.wandb import (
     table,
     use,
 )
-from vocdist.shards.manifest import MANIFEST_NAME, save_manifest
+from vocdist.shards.format import MANIFEST_NAME, save_manifest
 from vocdist.shards.publish import data_set_entry
 from vocdist.shards.reader import ShardReader
 

@@ -20,8 +20,7 @@ import numpy as np
 from vocdist.files.atomic import remove_temporaries, replaced_when_done
 from vocdist.files.checked import sha256_once
 from vocdist.files.lock import locked
-from vocdist.shards.index import IndexEntry
-from vocdist.shards.record import Annotations
+from vocdist.shards.format import Annotations, IndexEntry
 
 SUFFIX = ".npy"
 # A map holds a descriptor, and its pages are the machine's only; smaller files are not worth it.

@@ -17,23 +17,22 @@ from tqdm import tqdm
 from vocdist.errors import UserError
 from vocdist.files.atomic import fsync, remove_temporaries
 from vocdist.shards.engine import run_tasks
-from vocdist.shards.index import index_path
-from vocdist.shards.manifest import (
+from vocdist.shards.format import (
     MANIFEST_NAME,
     ImageRule,
     Manifest,
     ShardRecord,
     SplitRecord,
     SplitRule,
+    index_path,
     load_manifest,
     save_info,
     save_manifest,
 )
 from vocdist.shards.plan import PlannedSample, ShardPlan, plan_hash, plan_shards
-from vocdist.shards.progress import PROGRESS_NAME, read_progress, start_progress
 from vocdist.shards.rejections import save_rejections
 from vocdist.shards.samples import SplitSamples
-from vocdist.shards.write import write_shard
+from vocdist.shards.write import PROGRESS_NAME, read_progress, start_progress, write_shard
 from vocdist.shards.writer_lock import locked_for_writing, write_error
 from vocdist.voc.counts import count_class_ids
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from vocdist.errors import UserError
-from vocdist.voc.encodings import printable
 from vocdist.voc.split import (
     are_official,
     find_lists,
@@ -17,6 +16,7 @@ from vocdist.voc.split import (
     seeded_split,
     torn_pictures,
 )
+from vocdist.voc.text import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,20 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vocdist.errors import UserError
-from vocdist.files.content import read_content
-from vocdist.shards.exif import (
+from vocdist.files.atomic import read_content
+from vocdist.shards.images import (
     UPRIGHT,
     WORDS,
+    BadImage,
     BoxFrame,
+    Shrink,
+    checked_size,
     frame_of_boxes,
     orientation_of,
+    shrink_rows,
+    shrunk_size,
     to_stored,
     upright_size,
 )
-from vocdist.shards.jpeg import BadImage, checked_size
 from vocdist.shards.plan import PlannedSample, content_hash, record_bytes, sample_key
 from vocdist.shards.rejections import Rejection, shown_name
-from vocdist.shards.shrink import Shrink, shrink_rows, shrunk_size
 from vocdist.voc.annotation import (
     Annotation,
     AnnotationError,

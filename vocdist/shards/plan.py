@@ -9,7 +9,7 @@ from typing import Any
 
 from xxhash import xxh3_128_digest
 
-from vocdist.shards.shrink import Shrink
+from vocdist.shards.images import Shrink
 
 # Fits the name field of a tar header (100 bytes) together with an extension.
 MAX_KEY_BYTES = 80

@@ -14,8 +14,7 @@ from vocdist.remote.cache import cache_folder
 from vocdist.remote.location import Location, check_writable, join
 from vocdist.remote.transfer import check_unchanged, list_names, object_facts, remove, upload_files
 from vocdist.shards.convert import OUR_FILE
-from vocdist.shards.index import index_path
-from vocdist.shards.manifest import MANIFEST_NAME, Manifest, load_manifest
+from vocdist.shards.format import MANIFEST_NAME, Manifest, index_path, load_manifest
 from vocdist.shards.writer_lock import locked_for_writing
 
 

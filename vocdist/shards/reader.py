@@ -16,9 +16,14 @@ from vocdist.errors import UserError
 from vocdist.remote.cache import CacheRule
 from vocdist.remote.location import Location, is_url
 from vocdist.shards.columns import AnnotationList, Columns, columns_once, find_columns
-from vocdist.shards.index import IndexEntry
-from vocdist.shards.manifest import Manifest, ShardRecord, parse_manifest
-from vocdist.shards.record import Annotations, parse_record
+from vocdist.shards.format import (
+    Annotations,
+    IndexEntry,
+    Manifest,
+    ShardRecord,
+    parse_manifest,
+    parse_record,
+)
 from vocdist.shards.storage import open_storage
 
 # Changes with the arrays of `Columns` and what they mean: a file of another is not looked at.

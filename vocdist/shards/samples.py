@@ -12,15 +12,14 @@ from tqdm import tqdm
 from vocdist.errors import UserError
 from vocdist.shards.division import Division, divide
 from vocdist.shards.engine import run_tasks
-from vocdist.shards.exif import BoxFrame
+from vocdist.shards.images import BoxFrame, Shrink
 from vocdist.shards.inspect import Inspected, Inspection, inspect_pairs
 from vocdist.shards.plan import PlannedSample
 from vocdist.shards.rejections import Rejection, check_share, shown_path, stop_if_strict
-from vocdist.shards.shrink import Shrink
 from vocdist.voc.classes import class_ids
-from vocdist.voc.encodings import composed, printable
 from vocdist.voc.pairing import FilePair, LeftOut, match_files
 from vocdist.voc.split import missing_stems
+from vocdist.voc.text import composed, printable
 
 # Large enough that handing over costs nothing, small enough for an even load.
 PAIRS_PER_TASK = 64

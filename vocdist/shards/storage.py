@@ -23,8 +23,17 @@ from vocdist.remote.cache import (
     default_cache,
 )
 from vocdist.remote.location import Location, is_url
-from vocdist.shards.index import IndexEntry, index_bytes, index_path, read_index, scan_tar
-from vocdist.shards.manifest import MANIFEST_NAME, ShardRecord, parse_manifest, read_manifest
+from vocdist.shards.format import (
+    MANIFEST_NAME,
+    IndexEntry,
+    ShardRecord,
+    index_bytes,
+    index_path,
+    parse_manifest,
+    read_index,
+    read_manifest,
+    scan_tar,
+)
 
 # Shards that are fetched at once where all of them are wanted.
 FETCHES = 4

@@ -19,16 +19,20 @@ from vocdist.remote.cache import evict, list_cache
 from vocdist.remote.location import Location, is_url, join
 from vocdist.remote.transfer import NotThereError, list_names, object_facts, read_on, read_whole
 from vocdist.shards.engine import run_tasks
-from vocdist.shards.index import IndexEntry, index_bytes, index_path, read_index, scan_tar
-from vocdist.shards.jpeg import BadImage, checked_size
-from vocdist.shards.manifest import (
+from vocdist.shards.format import (
     INFO_NAME,
     MANIFEST_NAME,
+    IndexEntry,
     Manifest,
     ShardRecord,
     SplitRecord,
+    index_bytes,
+    index_path,
     load_manifest,
+    read_index,
+    scan_tar,
 )
+from vocdist.shards.images import BadImage, checked_size
 from vocdist.shards.rejections import REJECTED_NAME
 from vocdist.shards.writer_lock import LOCK_NAME
 from vocdist.voc.classes import normalise_name

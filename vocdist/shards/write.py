@@ -1,31 +1,87 @@
-"""Write one shard: tar members, read back and renamed."""
+"""Write one shard: tar members, read back and renamed; and keep which shards are written."""
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tarfile import BLOCKSIZE, NUL, RECORDSIZE, USTAR_FORMAT, TarInfo
 
+from pydantic import ValidationError
 from xxhash import xxh3_128
 
 from vocdist.errors import UserError
-from vocdist.files.atomic import TEMPORARY_SUFFIX
-from vocdist.files.content import read_content
-from vocdist.shards.index import IndexEntry, index_bytes, index_path
-from vocdist.shards.manifest import ShardRecord
+from vocdist.files.atomic import TEMPORARY_SUFFIX, read_content, replaced_when_done
+from vocdist.files.checked import file_sha256
+from vocdist.shards.format import IndexEntry, ShardRecord, index_bytes, index_path, scan_tar
+from vocdist.shards.images import shrink_jpeg
 from vocdist.shards.plan import PlannedSample, ShardPlan, content_hash
-from vocdist.shards.progress import add_progress, is_whole
-from vocdist.shards.shrink import shrink_jpeg
 from vocdist.shards.writer_lock import check_lock_token
 
+PROGRESS_NAME = ".progress.jsonl"
 # webdataset's defaults.
 OWNER = "bigdata"
 MODE = 0o444
 # Where the fields that differ between members lie in a header.
 NAME_BYTES, SIZE, CHECKSUM = 100, slice(124, 135), slice(148, 156)
 IO_BYTES = 1 << 20
+
+
+def read_progress(folder: Path, plan_sha256: str) -> dict[str, ShardRecord] | None:
+    """Shards that an interrupted run of this very plan finished, by name.
+
+    None when there was no run, or one of another plan.
+    """
+    try:
+        first, *lines = (folder / PROGRESS_NAME).read_bytes().splitlines()
+        if json.loads(first) != {"plan_sha256": plan_sha256}:
+            return None
+    except (FileNotFoundError, ValueError):
+        return None
+    records = {}
+    for line in lines:
+        try:
+            record = ShardRecord.model_validate_json(line)
+        except ValidationError:
+            continue  # cut by a kill or a full disk
+        records[record.name] = record
+    return records
+
+
+def start_progress(folder: Path, plan_sha256: str, records: Mapping[str, ShardRecord]) -> None:
+    """Begin the file anew, with the shards that are known to be whole."""
+    lines = [json.dumps({"plan_sha256": plan_sha256})]
+    lines += [record.model_dump_json() for record in records.values()]
+    with replaced_when_done(folder / PROGRESS_NAME) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def add_progress(folder: Path, record: ShardRecord) -> None:
+    """Note a shard that has its final name; in a folder that has a manifest there is no need."""
+    try:
+        # Appended by one call, so that lines of several workers do not mix.
+        descriptor = os.open(folder / PROGRESS_NAME, os.O_WRONLY | os.O_APPEND)
+    except FileNotFoundError:
+        return
+    try:
+        os.write(descriptor, record.model_dump_json().encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def is_whole(folder: Path, record: ShardRecord) -> bool:
+    """Whether the shard is on disk byte for byte as recorded, and its index is that of the tar."""
+    shard = folder / record.name
+    try:
+        return (
+            os.path.getsize(shard) == record.bytes
+            and file_sha256(shard) == record.sha256
+            and index_path(shard).read_bytes() == index_bytes(scan_tar(shard))
+        )
+    except FileNotFoundError:
+        return False
 
 
 def member_header(name: str, size: int) -> bytes:

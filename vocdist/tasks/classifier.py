@@ -21,10 +21,9 @@ from vocdist.metrics.classification import (
     voc_metrics,
 )
 from vocdist.metrics.tables import classifier_table
-from vocdist.models.classifier import Classifier
-from vocdist.models.graph import ExportGraph
-from vocdist.models.losses import MultilabelLoss
-from vocdist.models.weights import load_weights
+from vocdist.models.backbone import load_weights
+from vocdist.models.classifier import Classifier, MultilabelLoss
+from vocdist.models.layers import ExportGraph
 from vocdist.runs.folder import named_weights
 from vocdist.runs.predictions import ClassifierPredictions
 from vocdist.shards.reader import ShardReader

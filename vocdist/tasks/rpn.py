@@ -31,14 +31,13 @@ from vocdist.metrics.proposals import (
 )
 from vocdist.metrics.tables import recall_table
 from vocdist.models.rpn.anchors import cell_anchors
-from vocdist.models.rpn.head import HeadOutput
-from vocdist.models.rpn.model import FeatureShapes, ProposalGraph, ProposalModel
+from vocdist.models.rpn.network import FeatureShapes, HeadOutput, ProposalGraph, ProposalModel
 from vocdist.models.rpn.proposals import Proposals
 from vocdist.runs.predictions import RpnPredictions
 from vocdist.shards.reader import ShardReader
 from vocdist.tasks.rpn_model import build_model, keeps_features, resolve_backbone
 from vocdist.tasks.task import FrozenFeatures, ModelCard, Record, Task
-from vocdist.voc.rows import rows_to_xyxy
+from vocdist.voc.annotation import rows_to_xyxy
 
 # Numbers of proposals at which a record keeps each box's best IoU: the metrics' and those between.
 CURVE_COUNTS = tuple(sorted({1, 2, 5, 10, 20, 30, 75, 150, 250, *COUNTS}))

@@ -9,17 +9,16 @@ from torch import nn
 from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config.file import load_config
 from vocdist.errors import UserError
-from vocdist.models.backbone import FrozenBackbone, build_network
-from vocdist.models.rpn.model import ProposalModel
+from vocdist.models.backbone import FrozenBackbone, build_network, load_weights
 from vocdist.models.rpn.network import (
     AnchorRule,
     LossRule,
     MatchingRule,
+    ProposalModel,
     ProposalRule,
     RegionProposalNetwork,
     SamplingRule,
 )
-from vocdist.models.weights import load_weights
 from vocdist.runs.folder import (
     CHECKPOINTS,
     CONFIG,

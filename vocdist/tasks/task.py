@@ -30,14 +30,13 @@ from vocdist.data.geometry import Padding, shrink
 from vocdist.data.loader import BatchLoader
 from vocdist.data.transforms import Example, Transform
 from vocdist.errors import UserError
-from vocdist.models.graph import ExportGraph
-from vocdist.models.rpn.model import ProposalModel
+from vocdist.models.layers import ExportGraph
+from vocdist.models.rpn.network import ProposalModel
 from vocdist.runs.environment import ENVIRONMENT, remembered_shards
 from vocdist.runs.folder import CONFIG, task_of
 from vocdist.runs.predictions import Predictions
-from vocdist.shards.manifest import MANIFEST_NAME
+from vocdist.shards.format import MANIFEST_NAME, Annotations
 from vocdist.shards.reader import ShardReader
-from vocdist.shards.record import Annotations
 
 Record = Mapping[str, object]
 

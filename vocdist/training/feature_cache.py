@@ -26,7 +26,7 @@ from vocdist.files.atomic import remove_temporaries, unique_name
 from vocdist.files.checked import forget, is_still_right
 from vocdist.files.lock import locked
 from vocdist.models.backbone import FrozenBackbone
-from vocdist.models.rpn.model import ProposalModel
+from vocdist.models.rpn.network import ProposalModel
 from vocdist.shards.reader import ShardReader
 
 GIB = 2**30

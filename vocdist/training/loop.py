@@ -16,10 +16,10 @@ from torch import nn
 from vocdist.config.training import OptimConfig, TrainConfig
 from vocdist.data.batch import Batch
 from vocdist.data.loader import ahead_of_use
-from vocdist.distributed.agreement import Agreement
+from vocdist.distributed.preemption import Agreement
 from vocdist.distributed.processes import average_buffers, learning_batch_norms
 from vocdist.errors import UserError
-from vocdist.report.run_report import RunReport
+from vocdist.report.page import RunReport
 from vocdist.runs.checkpoint import Checkpoints, Position
 from vocdist.runs.progress import RunLog
 from vocdist.runs.tracking import Tracker

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from vocdist.config.training import OptimConfig
-from vocdist.models.weights import in_backbone
+from vocdist.models.backbone import in_backbone
 
 # Of the one-cycle policy: share of the steps in which the rate rises, and its first factor.
 _RISE = 0.3

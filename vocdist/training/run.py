@@ -14,9 +14,8 @@ from accelerate import Accelerator
 from vocdist.config import TaskConfig
 from vocdist.config.file import plain_config
 from vocdist.data.loader import ahead_of_use
-from vocdist.distributed.agreement import Agreement
 from vocdist.distributed.launcher import launcher
-from vocdist.distributed.preemption import StopRequest
+from vocdist.distributed.preemption import Agreement, StopRequest
 from vocdist.distributed.processes import (
     build_accelerator,
     launched_processes,
@@ -26,7 +25,7 @@ from vocdist.distributed.processes import (
 )
 from vocdist.drawing import contact_sheet
 from vocdist.files.atomic import replaced_when_done
-from vocdist.report.run_report import RunReport
+from vocdist.report.page import RunReport
 from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, Position, load_model, save_weights
 from vocdist.runs.environment import ENVIRONMENT, describe_environment, note_start
 from vocdist.runs.folder import (
@@ -38,7 +37,7 @@ from vocdist.runs.folder import (
     save_results,
 )
 from vocdist.runs.tracking import METRICS, NullTracker, Tracker
-from vocdist.shards.manifest import describe_splits
+from vocdist.shards.format import describe_splits
 from vocdist.tasks.task import Record, Task, build_task, task_class
 from vocdist.training.evaluation import measure_samples
 from vocdist.training.loaders import (

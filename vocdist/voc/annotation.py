@@ -1,7 +1,7 @@
 """VOC annotation XML -> typed objects -> box rows and label vectors.
 
 Boxes here are in VOC's own frame: pixels as the XML has them, minima 1-based in the original data
-sets; whether of the stored picture or of the upright one is for `vocdist.shards.exif` to say.
+sets; whether of the stored picture or of the upright one is for `vocdist.shards.images` to say.
 N: objects of one image. C: classes.
 """
 
@@ -16,10 +16,9 @@ import numpy.typing as npt
 from defusedxml.common import DefusedXmlException
 
 from vocdist.errors import UserError
-from vocdist.files.content import read_content
+from vocdist.files.atomic import read_content
 from vocdist.voc.classes import normalise_name
-from vocdist.voc.encodings import wrong_bytes
-from vocdist.voc.xml_tree import parse_xml
+from vocdist.voc.text import parse_xml, wrong_bytes
 
 # Far above any JPEG side (65,535), and the difference of two such values still fits an int32.
 MAX_COORDINATE = 2**30 - 1
@@ -248,3 +247,19 @@ def _pixels(size: Element | None, tag: str) -> int:
         return max(0, int(float(text)))
     except (ValueError, OverflowError):
         return 0
+
+
+def rows_to_xyxy(
+    rows: np.ndarray, width: int, height: int, *, one_based: bool = True
+) -> np.ndarray:
+    """(N, 5) rows `[class_id, x, y, w, h]` -> (N, 4) float32 xyxy, half-open, in stored pixels.
+
+    VOC's corners are 1-based and inclusive: pixel columns xmin to xmax are the half-open interval
+    [xmin - 1, xmax). With `one_based` false they are taken as they are, [xmin, xmax). Boxes are
+    clipped to the image, for the few annotations that leave it.
+    """
+    x, y, w, h = rows[:, 1:].astype(np.float32).T
+    first = 1 if one_based else 0
+    corners = np.stack([x - first, y - first, x + w, y + h], axis=1)
+    clipped: np.ndarray = np.clip(corners, 0, np.array([width, height] * 2, dtype=np.float32))
+    return clipped

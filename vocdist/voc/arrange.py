@@ -15,13 +15,12 @@ from vocdist.errors import NO_ROOM, UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.voc.annotation import Annotation, AnnotationError, parse_annotation
 from vocdist.voc.coco import kind_of_json, read_coco
-from vocdist.voc.drawn_boxes import Translated
-from vocdist.voc.encodings import composed
 from vocdist.voc.export_files import ExportFiles, read_export
-from vocdist.voc.export_images import ImageStore, place_file
 from vocdist.voc.export_pairs import Entry, name_entries, pair_entries
 from vocdist.voc.export_split import Parts, divide
+from vocdist.voc.export_tree import ImageStore, Translated, place_file
 from vocdist.voc.split import write_image_sets
+from vocdist.voc.text import composed
 from vocdist.voc.yolo import label_files, read_yolo
 
 NOT_VOC = "not_voc_xml"

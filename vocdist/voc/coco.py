@@ -9,9 +9,9 @@ from typing import Any
 
 from vocdist.errors import UserError
 from vocdist.voc.classes import normalise_name
-from vocdist.voc.drawn_boxes import DrawnBox, Translated
 from vocdist.voc.export_files import ExportFiles, ImageIndex, part_named
 from vocdist.voc.export_pairs import Entry
+from vocdist.voc.export_tree import DrawnBox, Translated
 
 # Of the same images as instances_*.json, with other annotations.
 BESIDE_INSTANCES = ("person_keypoints_", "captions_", "panoptic_", "stuff_")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vocdist.voc.encodings import composed
+from vocdist.voc.text import composed
 
 JPEG_NAMES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"})
 # Stored as JPEG in the tree, which is what a VOC tree holds.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vocdist.errors import UserError
 from vocdist.voc.annotation import Annotation
-from vocdist.voc.encodings import composed
 from vocdist.voc.export_files import ImageIndex, home_of, part_named
+from vocdist.voc.text import composed
 
 
 @dataclass(slots=True, eq=False)

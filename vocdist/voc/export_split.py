@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vocdist.errors import UserError
-from vocdist.voc.encodings import composed, read_text_list
 from vocdist.voc.export_files import ImageIndex, home_of, part_named
 from vocdist.voc.export_pairs import Entry
 from vocdist.voc.split import LIST_FLAGS, VERSION
+from vocdist.voc.text import composed, read_text_list
 
 # As scripts/make_shards.py draws them.
 TRAIN_SHARE, SEED = 0.8, 42

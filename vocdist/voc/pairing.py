@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vocdist.errors import UserError
 from vocdist.voc.annotation import Annotation, AnnotationError, parse_annotation
-from vocdist.voc.encodings import composed, printable
+from vocdist.voc.text import composed, printable
 
 XML_SUFFIXES = frozenset({".xml"})
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg"})

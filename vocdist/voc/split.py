@@ -9,8 +9,8 @@ from pathlib import Path
 
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
-from vocdist.voc.encodings import composed, printable, read_text_list
 from vocdist.voc.pairing import without_image_suffix
+from vocdist.voc.text import composed, printable, read_text_list
 
 # In VOC's per-class lists: absent, difficult, present.
 LIST_FLAGS = frozenset({"-1", "0", "1"})

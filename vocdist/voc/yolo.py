@@ -11,12 +11,11 @@ import yaml
 
 from vocdist.errors import UserError
 from vocdist.voc.classes import normalise_name
-from vocdist.voc.drawn_boxes import DrawnBox, Translated
-from vocdist.voc.encodings import composed
 from vocdist.voc.export_files import ExportFiles, home_of
-from vocdist.voc.export_images import drawn_size
 from vocdist.voc.export_pairs import Entry
 from vocdist.voc.export_split import read_names
+from vocdist.voc.export_tree import DrawnBox, Translated, drawn_size
+from vocdist.voc.text import composed
 
 NAME_FILES = frozenset({"classes.txt", "obj.names", "labels.names", "predefined_classes.txt"})
 LABEL_LINE = re.compile(r"\s*\d+(\.0+)?(\s+[-+]?[\d.]+([eE][-+]?\d+)?){4,}\s*")

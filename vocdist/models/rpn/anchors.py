@@ -1,7 +1,6 @@
-"""Anchors: every cell of every feature level carries the same K boxes, one per scale and ratio.
+"""Anchors, the same K boxes on every cell of every feature level, and boxes as offsets from them.
 
-The order of the A anchors is level, y, x, cell anchor, so that a head's map (B, K, H, W) lines up
-as `map.permute(0, 2, 3, 1).reshape(B, -1)`. Source: Ren et al. 2015, Faster R-CNN, section 3.1.1.
+Ren et al. 2015, Faster R-CNN, section 3.1; the offsets are its equation 2.
 """
 
 import functools
@@ -10,6 +9,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+# No box is more than 1000 / 16 times its anchor (torchvision's bound): exp() of what an untrained
+# head may give would otherwise overflow.
+MAX_LOG_SIZE = math.log(1000 / 16)
+# Clipping can leave an anchor without area; a pixel keeps the division and the log finite.
+MIN_SIDE = 1.0
 
 
 def cell_anchors(scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
@@ -99,3 +104,24 @@ def level_grid(shape: tuple[int, int], padded_size: tuple[int, int], cell: Tenso
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
     centres = torch.stack([grid_x, grid_y, grid_x, grid_y], dim=-1)
     return (centres.reshape(-1, 1, 4) + cell).reshape(-1, 4)
+
+
+def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Offsets (..., 4) that take each anchor to its box; sides below a pixel count as one."""
+    centres, sides = _centres_and_sides(boxes)
+    anchor_centres, anchor_sides = _centres_and_sides(anchors)
+    shifts = (centres - anchor_centres) / anchor_sides
+    return torch.cat([shifts, torch.log(sides / anchor_sides)], dim=-1)
+
+
+def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes (..., 4) xyxy pixels that the offsets make of each anchor; not clipped to an image."""
+    anchor_centres, anchor_sides = _centres_and_sides(anchors)
+    centres = deltas[..., :2] * anchor_sides + anchor_centres
+    half = torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SIZE)) * anchor_sides / 2
+    return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def _centres_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=MIN_SIDE)
+    return boxes[..., :2] + sides / 2, sides

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vocdist.models.rpn.anchors import encode
 from vocdist.models.rpn.assignment import IGNORE, POSITIVE
-from vocdist.models.rpn.box_coding import encode
 
 # "positives": mean over the coordinates of an image's positive anchors (the notebook).
 # "sampled": sum over coordinates, divided by the image's sampled anchors (torchvision).

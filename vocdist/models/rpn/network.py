@@ -1,23 +1,76 @@
-"""The Region Proposal Network over ready feature maps: head, targets, losses, proposals.
+"""The Region Proposal Network: head, targets, losses, proposals; `ProposalModel` adds the backbone.
 
-It never sees the backbone, so features may come from a cache as well. Under DDP only `forward` goes
-through the wrapper; `losses` and `propose` work on its output.
+`RegionProposalNetwork` never sees the backbone, so features may come from a cache as well. Under
+DDP only `forward` goes through the wrapper; `losses` and `propose` work on its output.
 Source: Ren et al. 2015, Faster R-CNN, section 3.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
 
-from vocdist.models.random_keys import random_keys
-from vocdist.models.rpn.anchors import centres_inside, clip_to_images, grid_anchors
+from vocdist.models.backbone import FrozenBackbone
+from vocdist.models.layers import ExportGraph, ImageNetPixels, random_keys
+from vocdist.models.rpn.anchors import (
+    cell_anchors,
+    centres_inside,
+    clip_to_images,
+    decode,
+    grid_anchors,
+    level_grid,
+)
 from vocdist.models.rpn.assignment import ANY_OVERLAP, match_anchors, sample_anchors
-from vocdist.models.rpn.head import HeadOutput, RpnHead
 from vocdist.models.rpn.losses import BoxNormalizer, RpnLosses, rpn_losses, target_deltas
 from vocdist.models.rpn.proposals import Proposals, select_proposals
+
+PRIOR = 0.01
+FeatureShapes = list[tuple[int, int]]
+
+
+class HeadOutput(NamedTuple):
+    """What the head says about every anchor: objectness (B, A) logits, deltas (B, A, 4)."""
+
+    objectness: Tensor
+    deltas: Tensor
+
+
+class RpnHead(nn.Module):
+    """Feature maps of one channel count -> objectness and box offsets in anchor order."""
+
+    def __init__(self, in_channels: int, num_anchors: int, hidden: int = 256) -> None:
+        """Build for `num_anchors` anchors per cell; they start at objectness `PRIOR`."""
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, hidden, kernel_size=3, padding=1)
+        self.objectness = nn.Conv2d(hidden, num_anchors, kernel_size=1)
+        self.deltas = nn.Conv2d(hidden, 4 * num_anchors, kernel_size=1)
+        self._init_weights()
+
+    def forward(self, features: Sequence[Tensor]) -> HeadOutput:
+        """Maps (B, C, H_l, W_l), finest to coarsest as the anchors -> one row per anchor."""
+        hidden = [torch.relu(self.conv(feature)) for feature in features]
+        objectness = [_anchor_order(self.objectness(level), 1) for level in hidden]
+        deltas = [_anchor_order(self.deltas(level), 4) for level in hidden]
+        return HeadOutput(torch.cat(objectness, dim=1).squeeze(-1), torch.cat(deltas, dim=1))
+
+    def _init_weights(self) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.01)
+            else:
+                nn.init.zeros_(parameter)
+        # Nearly all anchors are background: start by saying so, or the first steps are spent on it.
+        assert self.objectness.bias is not None
+        nn.init.constant_(self.objectness.bias, -math.log((1 - PRIOR) / PRIOR))
+
+
+def _anchor_order(output: Tensor, width: int) -> Tensor:
+    """(B, K * width, H, W) -> (B, H * W * K, width)."""
+    return output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,3 +269,68 @@ class RegionProposalNetwork(nn.Module):
             max_total=sampling.max_total,
         )
         return AnchorTargets(labels, target_deltas(anchors.boxes, gt_boxes, matched_gt))
+
+
+class ProposalModel(nn.Module):
+    """From uint8 images to the head's output: pixels, frozen backbone, merged levels, RPN head."""
+
+    def __init__(self, backbone: FrozenBackbone, rpn: RegionProposalNetwork, merged: int) -> None:
+        """Several levels are merged top-down to `merged` channels each; one is taken as it is."""
+        super().__init__()
+        self.pixels = ImageNetPixels()
+        self.backbone = backbone
+        many = len(backbone.strides) > 1
+        self.merge = FeaturePyramidNetwork(list(backbone.channels), merged) if many else None
+        self.rpn = rpn
+
+    def forward(
+        self, inputs: Sequence[Tensor], image_sizes: Tensor
+    ) -> tuple[HeadOutput, FeatureShapes]:
+        """A batch's inputs, (B, 2) image sizes before padding -> output, (h, w) of the levels."""
+        features = self.features(inputs, image_sizes)
+        if self.merge is not None:
+            merged = self.merge({str(i): level for i, level in enumerate(features)})
+            features = list(merged.values())
+        shapes = [(level.shape[2], level.shape[3]) for level in features]
+        return self.rpn(features), shapes
+
+    def features(self, inputs: Sequence[Tensor], image_sizes: Tensor) -> list[Tensor]:
+        """Levels (B, C_l, h_l, w_l) float32, of images (B, 3, H, W) uint8 or float32, or stored.
+
+        Stored features are float16.
+        """
+        if inputs[0].dtype == torch.float16:
+            return [level.float() for level in inputs]
+        levels: list[Tensor] = self.backbone(self.pixels(inputs[0], image_sizes))
+        return levels
+
+
+class ProposalGraph(ExportGraph):
+    """Every anchor's box and score, in the order of `RegionProposalNetwork`.
+
+    `images` (B, 3, H, W) uint8, scaled and padded, and `image_sizes` (B, 2) int64, their (height,
+    width) before the padding -> `boxes` (B, A, 4) float32 xyxy within the image, in pixels of the
+    input, and `scores` (B, A) in [0, 1], 0 where an anchor is not centred on the image.
+    """
+
+    outputs = ("boxes", "scores")
+    takes_sizes = True
+
+    def __init__(self, model: ProposalModel) -> None:
+        """Around a trained model."""
+        super().__init__()
+        self.model = model
+        self._rule = model.rpn.anchor_rule
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Box and score all anchors."""
+        output, shapes = self.model([images], image_sizes)
+        padded = (images.shape[2], images.shape[3])
+        # The model's own grid is kept by size, which a graph for all sizes cannot do.
+        levels = zip(shapes, self._rule.scales_per_level, strict=True)
+        grid = torch.cat(
+            [level_grid(shape, padded, cell_anchors(s, self._rule.ratios)) for shape, s in levels]
+        )
+        anchors = clip_to_images(grid, image_sizes)
+        boxes = clip_to_images(decode(output.deltas, anchors), image_sizes)
+        return boxes, output.objectness.sigmoid() * centres_inside(grid, image_sizes)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from vocdist.models.rpn.anchors import clip_to_images
-from vocdist.models.rpn.box_coding import decode
+from vocdist.models.rpn.anchors import clip_to_images, decode
 
 
 class Proposals(NamedTuple):

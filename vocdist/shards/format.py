@@ -1,19 +1,153 @@
-"""What a folder of shards holds: `manifest.json`, the counts in it, and timm's `_info.json`."""
+"""What lies in a folder of shards: the manifest, each shard's index, each sample's record.
+
+The index has the byte offsets of a shard's members in DALI's public `.idx` form; the manifest
+comes with timm's `_info.json`.
+"""
 
 import hashlib
 import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.remote.location import Location, is_url, join
 from vocdist.remote.transfer import NotThereError, read_whole
+from vocdist.voc.annotation import multi_hot
 
+INDEX_VERSION = "v1.2"
+# The members of a sample, in the order in which WebDataset's writer stores them.
+EXTENSIONS = ("jpg", "json")
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
+INFO_NAME = "_info.json"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """Where one sample's members lie in the tar: byte offsets and sizes of JPEG and JSON."""
+
+    key: str
+    jpg_offset: int
+    jpg_size: int
+    json_offset: int
+    json_size: int
+
+
+def index_path(shard: Path) -> Path:
+    """`train-000000.tar` -> `train-000000.idx`."""
+    return shard.with_suffix(".idx")
+
+
+def scan_tar(path: Path) -> list[IndexEntry]:
+    """List a shard's samples by walking its tar headers.
+
+    Raises:
+        UserError: The members are not jpg, json, jpg, json, … of matching keys, or the tar is cut.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = tar.getmembers()
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path}: not a whole tar file ({error}): make the shards again") from None
+    entries = []
+    for jpg, record in zip(members[0::2], members[1::2], strict=False):
+        key, _, extension = jpg.name.rpartition(".")
+        if (extension, record.name) != ("jpg", f"{key}.json"):
+            raise UserError(f"{path}: {jpg.name} and {record.name} are not one sample's members")
+        entries.append(IndexEntry(key, jpg.offset_data, jpg.size, record.offset_data, record.size))
+    if len(members) % 2:
+        raise UserError(f"{path}: {members[-1].name} has no partner: the tar is cut")
+    return entries
+
+
+def index_bytes(entries: Sequence[IndexEntry]) -> bytes:
+    """Entries as the content of a DALI index file."""
+    lines = [f"{INDEX_VERSION} {len(entries)}"]
+    lines += [
+        f"jpg {e.jpg_offset} {e.jpg_size} {e.key}.jpg "
+        f"json {e.json_offset} {e.json_size} {e.key}.json"
+        for e in entries
+    ]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def read_index(path: Path) -> list[IndexEntry]:
+    """Read an index file of the form of `index_bytes`.
+
+    Raises:
+        UserError: It is missing, of another version, or not of our form.
+    """
+    try:
+        header, *lines = path.read_text(encoding="utf-8").splitlines()
+        version, count = header.split()
+        if version != INDEX_VERSION or int(count) != len(lines):
+            raise ValueError(f"header '{header}' over {len(lines)} lines")
+        return [_parse_line(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no usable index ({error}): make the shards again") from None
+
+
+def _parse_line(line: str) -> IndexEntry:
+    jpg, jpg_offset, jpg_size, jpg_name, json, json_offset, json_size, _ = line.split(" ")
+    if (jpg, json) != EXTENSIONS:
+        raise ValueError(f"'{jpg}' and '{json}' where {EXTENSIONS} are expected")
+    return IndexEntry(
+        key=jpg_name.removesuffix(".jpg"),
+        jpg_offset=int(jpg_offset),
+        jpg_size=int(jpg_size),
+        json_offset=int(json_offset),
+        json_size=int(json_size),
+    )
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Annotations:
+    """The stored record of one sample, as arrays.
+
+    Attributes:
+        key: The sample's key in its shard.
+        width: Of the stored image, pixels.
+        height: Of the stored image, pixels.
+        boxes: (N, 5) int32 rows `[class_id, x, y, w, h]` as in the XML (1-based minima).
+        difficult: (N,) bool.
+    """
+
+    key: str
+    width: int
+    height: int
+    boxes: np.ndarray
+    difficult: np.ndarray
+
+    def multi_hot(self, classes: int) -> np.ndarray:
+        """(classes,) int8, 1 for each class that has a box."""
+        return multi_hot(self.boxes, classes)
+
+
+def parse_record(stored: bytes) -> Annotations:
+    """Read a JSON member.
+
+    Raises:
+        ValueError: It is none, or not of our form; a KeyError or TypeError, likewise.
+    """
+    record = json.loads(stored)
+    # Pictures are named by it.
+    if not isinstance(record["key"], str) or "/" in record["key"]:
+        raise ValueError(f"key {record['key']!r}")
+    width, height = record["width"], record["height"]
+    if not (isinstance(width, int) and isinstance(height, int)):
+        raise ValueError(f"size {width!r} x {height!r}")
+    boxes = np.asarray(record["boxes"], dtype=np.int32).reshape(-1, 5)
+    difficult = np.asarray(record["difficult"], dtype=bool)
+    if difficult.shape != (len(boxes),):
+        raise ValueError(f"{len(boxes)} boxes and {difficult.shape} flags")
+    return Annotations(record["key"], width, height, boxes, difficult)
 
 
 class ShardRecord(BaseModel):
@@ -171,9 +305,6 @@ def _no_shards(folder: Location) -> str:
         f"  python scripts/make_shards.py source=kaggle:gopalbhattrai/pascal-voc-2012-dataset "
         f"output={folder}"
     )
-
-
-INFO_NAME = "_info.json"
 
 
 def save_info(manifest: Manifest, folder: Path) -> None:

@@ -1,9 +1,13 @@
-"""Text of annotations and lists as tools write it: UTF-16, GB2312, Big5, Shift_JIS and others."""
+"""Text and XML as tools write them: UTF-16, GB2312, Shift_JIS and others; no entities."""
 
 import codecs
 import re
 import unicodedata
 from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from defusedxml.ElementTree import fromstring
 
 from vocdist.errors import UserError
 
@@ -34,6 +38,14 @@ MARKS = (
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# Begins at once, with the declaration as most tools write it or with the root. A parser that begins
+# so reads `<!` as these two bytes only: it takes what has no declaration as UTF-8, and a character
+# beyond ASCII holds no byte of ASCII in any of these encodings.
+_PLAIN_BEGIN = re.compile(
+    rb"""(<\?xml\s+version=["']1\.\d["'](\s+encoding=["'](utf-8|us-ascii|iso-8859-1)["'])?\s*\?>)?"""
+    rb"""\s*<[a-z]""",
+    re.IGNORECASE,
 )
 
 
@@ -124,3 +136,27 @@ def printable(text: str) -> str:
 def composed(name: str) -> str:
     """A name in Unicode's composed form (NFC): a Mac's archives hold `u` and a combining mark."""
     return unicodedata.normalize("NFC", name)
+
+
+def parse_xml(content: bytes) -> Element:
+    """The root element; tags in a namespace keep it, as `{uri}tag`.
+
+    Raises:
+        DefusedXmlException: It declares an entity or refers to another file.
+        ParseError: It is not well-formed.
+        ValueError, LookupError: Its bytes are not in its encoding, or nobody knows that.
+    """
+    readable = readable_xml(content)
+    parse = ElementTree.fromstring if cannot_declare(readable) else fromstring
+    root: Element = parse(readable)
+    return root
+
+
+def cannot_declare(xml: bytes | str) -> bool:
+    """Whether it is certain that a parser finds no declaration: of entities, elements, a DTD.
+
+    Text is text: the parser takes it whatever encoding its declaration states.
+    """
+    if isinstance(xml, str):
+        return "<!" not in xml
+    return b"<!" not in xml and _PLAIN_BEGIN.match(xml) is not None
