@@ -26,8 +26,20 @@ from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config.file import load_config
 
 CONTEXT = multiprocessing.get_context("forkserver")
-# Imports only: nothing of torch may run before the fork.
-CONTEXT.set_forkserver_preload(["vocdist.training.run", "torch.distributed", "forked"])
+# Imports only: nothing of torch may run before the fork. With what a training takes at its end:
+# scikit-learn and matplotlib are half of the time of the smallest one.
+CONTEXT.set_forkserver_preload(
+    [
+        "vocdist.training.run",
+        "vocdist.tasks.classifier",
+        "vocdist.tasks.rpn",
+        "vocdist.report.curves",
+        "matplotlib.backends.backend_agg",
+        "sklearn.metrics",
+        "torch.distributed",
+        "forked",
+    ]
+)
 
 Prepare = Callable[[Path], None]
 

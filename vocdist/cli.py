@@ -21,8 +21,8 @@ from vocdist.config.file import load_config
 from vocdist.config.help import settings_help
 from vocdist.errors import (
     ABANDONED_EXIT,
+    DISK_FULL,
     INTERRUPTED_EXIT,
-    NO_ROOM,
     PIPE_CLOSED_EXIT,
     PROCESS_LOST_EXIT,
     USER_ERROR_EXIT,
@@ -159,7 +159,7 @@ def _machines_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in NO_ROOM
+        full = error.errno in DISK_FULL
         # Without a file, and not for want of room, it is a fault of ours or of the network's.
         if not full and (error.filename is None or error.strerror is None):
             raise

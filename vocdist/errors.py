@@ -9,7 +9,7 @@ import sys
 from typing import Never
 
 # Of an OSError: the disk is full, or as full as this user may make it.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):

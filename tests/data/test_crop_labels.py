@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vocdist.data.geometry import shrink, shrunk_size, visible_shares
+from vocdist.data.geometry import fit_short_side, shrink, visible_shares
 from vocdist.data.transforms import (
     ClassifierEvalTransform,
     ClassifierTrainTransform,
@@ -97,7 +97,7 @@ def test_an_evaluation_sees_the_square_the_squeezed_image_or_the_frame() -> None
 
 def test_shrinking_goes_down_only() -> None:
     image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
-    assert shrink(image, 20).shape == (3, *shrunk_size(40, 60, 20)) == (3, 20, 30)
+    assert shrink(image, 20).shape == (3, *fit_short_side(40, 60, 20)) == (3, 20, 30)
     assert torch.equal(shrink(image, 40), image)
     assert torch.equal(shrink(image, 90), image)
     assert torch.equal(shrink(image, None), image)

@@ -12,7 +12,7 @@ from voc_on_disk import jpeg, xml
 
 from vocdist.errors import UserError
 from vocdist.shards.format import load_manifest
-from vocdist.shards.images import Shrink, shrink_jpeg, shrink_rows, shrunk_size
+from vocdist.shards.images import Shrink, fit_long_side, shrink_jpeg, shrink_rows
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.verify import verify_shards
 
@@ -143,7 +143,7 @@ SIDES = st.integers(1, 5_000)
 
 @given(SIDES, SIDES, st.integers(1, 2_000))
 def test_the_long_side_is_bounded_and_nothing_grows(width, height, max_side):
-    new = shrunk_size(width, height, max_side)
+    new = fit_long_side(width, height, max_side)
     assert max(new) <= max(max_side, 1)
     assert new[0] <= width and new[1] <= height and min(new) >= 1
     if max(width, height) <= max_side:
@@ -157,7 +157,7 @@ def test_boxes_stay_boxes_inside_the_image(data, width, height, max_side):
         start = data.draw(st.integers(0, side - 1))
         corners.append((start, data.draw(st.integers(start + 1, side))))
     (x1, x2), (y1, y2) = corners
-    new = shrunk_size(width, height, max_side)
+    new = fit_long_side(width, height, max_side)
     rows = shrink_rows([[3, x1, y1, x2 - x1, y2 - y1]], (width, height), new)
     ((class_id, x, y, w, h),) = rows
     assert class_id == 3

@@ -9,7 +9,7 @@ import pytest
 from annotations import ONE_DOG
 from PIL import Image
 
-from vocdist.errors import NO_ROOM, UserError
+from vocdist.errors import DISK_FULL, UserError
 from vocdist.voc.arrange import arrange
 
 GREY = np.linspace(0.2, 0.8, 40 * 50).reshape(40, 50)
@@ -146,7 +146,7 @@ def test_dropped_transparency_is_counted(tmp_path):
 
 
 def test_a_full_disk_names_the_output(tmp_path, draw):
-    """A limit on the size of files stands for the disk: both end in one of `NO_ROOM`."""
+    """A limit on the size of files stands for the disk: both end in one of `DISK_FULL`."""
     export, root = tmp_path / "export", tmp_path / "voc"
     add_xml(export, "a")
     draw(export / "a.png")
@@ -157,6 +157,6 @@ def test_a_full_disk_names_the_output(tmp_path, draw):
             arrange(export, root)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert caught.value.errno in NO_ROOM
+    assert caught.value.errno in DISK_FULL
     assert caught.value.filename == str(root)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]

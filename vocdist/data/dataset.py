@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from vocdist.data.batch import Batch, SampleRequest, collate
-from vocdist.data.geometry import shrink, shrunk_size
+from vocdist.data.geometry import fit_short_side, shrink
 from vocdist.data.transforms import Example, Plan, Transform
 from vocdist.errors import UserError
 from vocdist.remote.location import parse_location
@@ -248,7 +248,7 @@ class RequestedSamples(Dataset[tuple[SampleRequest, Example, int]]):
 
     def _plan(self, request: SampleRequest, annotations: Annotations) -> tuple[Plan, int]:
         """What to make of the image, and the sample's seed."""
-        size = shrunk_size(annotations.height, annotations.width, self._short_side)
+        size = fit_short_side(annotations.height, annotations.width, self._short_side)
         rng = np.random.default_rng([self.seed, request.epoch, request.index])
         seed = int(rng.integers(2**62))
         return self.transform.plan(annotations, size, rng, request.padded), seed

@@ -108,11 +108,11 @@ def shrink(image: Tensor, short_side: int | None) -> Tensor:
     if short_side is None:
         return image
     height, width = image.shape[1:]
-    size = shrunk_size(height, width, short_side)
+    size = fit_short_side(height, width, short_side)
     return crop_resize(image, (0, 0, height, width), size)
 
 
-def shrunk_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+def fit_short_side(height: int, width: int, short_side: int | None) -> tuple[int, int]:
     """(height, width) of what `shrink` returns, pixels."""
     if short_side is None or min(height, width) <= short_side:
         return height, width

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vocdist.data.batch import Batch, SampleRequest, assemble
 from vocdist.data.dataset import RequestedSamples
-from vocdist.data.geometry import View, shrunk_size
+from vocdist.data.geometry import View, fit_short_side
 from vocdist.data.transforms import Example, Plan
 from vocdist.shards.format import Annotations
 from vocdist.shards.reader import ShardReader
@@ -50,7 +50,7 @@ def stored_shape(reader: ShardReader, short_side: int | None) -> tuple[int, int,
 
     Rows begin at multiples of 16 bytes, as fast copies and products of matrices ask for.
     """
-    sizes = np.array([shrunk_size(h, w, short_side) for h, w in reader.image_sizes.tolist()])
+    sizes = np.array([fit_short_side(h, w, short_side) for h, w in reader.image_sizes.tolist()])
     height, width = sizes.max(axis=0).tolist()
     return len(sizes), height, 3, -(-width // 16) * 16
 

@@ -45,7 +45,6 @@ class Panel:
     svg: Markup
     legend: Sequence[tuple[int, str, float | None]] = ()
     note: str = ""
-    wide: bool = False
 
 
 class Curve(NamedTuple):

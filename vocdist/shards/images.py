@@ -33,7 +33,6 @@ WORDS = {
 }
 # Orientations whose upright picture has the stored one's sides exchanged.
 QUARTER_TURNS = frozenset({5, 6, 7, 8})
-Row = tuple[int, int, int, int, int]  # [class_id, x, y, w, h], x and y 1-based
 
 
 class BadImage(Exception):  # noqa: N818 - a finding about the data, reported as a rejection
@@ -184,7 +183,7 @@ class Shrink:
     quality: int
 
 
-def shrunk_size(width: int, height: int, max_side: int) -> tuple[int, int]:
+def fit_long_side(width: int, height: int, max_side: int) -> tuple[int, int]:
     """(width, height) with the long side at most `max_side`, the aspect kept; never enlarged."""
     scale = min(1.0, max_side / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))

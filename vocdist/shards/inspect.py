@@ -19,10 +19,10 @@ from vocdist.shards.images import (
     BoxFrame,
     Shrink,
     checked_size,
+    fit_long_side,
     frame_of_boxes,
     orientation_of,
     shrink_rows,
-    shrunk_size,
     to_stored,
     upright_size,
 )
@@ -309,7 +309,7 @@ def _plan_sample(
     size = image.size
     rows = plain_rows(objects, inspection.class_ids)
     if inspection.shrink:
-        stored = shrunk_size(*size, inspection.shrink.max_side)
+        stored = fit_long_side(*size, inspection.shrink.max_side)
         rows, size = shrink_rows(rows, size, stored), stored
     key = sample_key(pair.stem)
     record = {

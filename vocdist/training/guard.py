@@ -19,7 +19,7 @@ NON_FINITE = "non_finite.jsonl"
 
 
 @dataclass(frozen=True)
-class BadStep:
+class NonFiniteStep:
     """A step that was not applied.
 
     Attributes:
@@ -41,7 +41,7 @@ class BadStep:
         return f"its gradient is not finite (norm {self.norm})"
 
 
-def write_bad_step(path: Path, step: BadStep, key_of: Callable[[int], str]) -> None:
+def write_non_finite_step(path: Path, step: NonFiniteStep, key_of: Callable[[int], str]) -> None:
     """Add a line of JSON: the step, and its samples with their keys and losses."""
     row = {
         "global_step": step.number,
@@ -75,7 +75,7 @@ SMALLEST_SCALE = 2.0**-10
 
 
 @dataclass
-class Step:
+class TakenStep:
     """What is kept of a step until its flag is read; tensors stay on the device.
 
     Attributes:
@@ -131,8 +131,8 @@ class FiniteGuard:
         self._kept = [(of_kind, [s.clone() for s in of_kind]) for of_kind in kinds]
         self._path = path
         self._key_of = key_of
-        self._step = Step()
-        self._unread: list[Step] = []
+        self._step = TakenStep()
+        self._unread: list[TakenStep] = []
 
     def begin_step(self) -> None:
         """Remember what must be put back if the step is not taken."""
@@ -141,7 +141,7 @@ class FiniteGuard:
 
     def abandon_step(self) -> None:
         """Forget the parts of a step that was broken off."""
-        self._step = Step()
+        self._step = TakenStep()
         for statistics, before in self._kept:
             torch._foreach_copy_(statistics, before)
 
@@ -154,7 +154,7 @@ class FiniteGuard:
 
         `number` counts the steps from 1; `norm` is the gradient's over all ranks, None in fp16.
         """
-        step, self._step = self._step, Step()
+        step, self._step = self._step, TakenStep()
         step.number, step.norm, step.flag = number, norm, self._judge(step, norm)
         self._unread.append(step)
         # By the groups, which choose the kernel: only a fused one takes a flag.
@@ -190,7 +190,7 @@ class FiniteGuard:
             )
         for bad in self._read():
             if self._accelerator.is_main_process:
-                write_bad_step(self._path, bad, self._key_of)
+                write_non_finite_step(self._path, bad, self._key_of)
             if self._stops:
                 raise SharedError(
                     f"step {bad.number} was not taken: {bad.cause}; its samples are in "
@@ -207,22 +207,22 @@ class FiniteGuard:
             f"{self._path}"
         )
 
-    def _judge(self, step: Step, norm: Tensor | None) -> Tensor:
+    def _judge(self, step: TakenStep, norm: Tensor | None) -> Tensor:
         if norm is not None:
             return (~torch.isfinite(norm)).float()
         own = torch.stack([~torch.isfinite(losses).all() for _, losses, _ in step.parts]).any()
         total: Tensor = self._accelerator.reduce(own.float(), reduction="sum")
         return total.clamp(max=1)
 
-    def _read(self) -> list[BadStep]:
+    def _read(self) -> list[NonFiniteStep]:
         steps, self._unread = self._unread, []
         if not steps or not torch.stack([step.flag for step in steps]).sum().item():
             return []
         return [self._gathered(step) for step in steps if step.flag.item()]
 
-    def _gathered(self, step: Step) -> BadStep:
+    def _gathered(self, step: TakenStep) -> NonFiniteStep:
         own: list[tuple[int, float]] = []
         for indices, losses, counted in step.parts:
             own += zip(indices[counted].tolist(), losses[counted].tolist(), strict=True)
         norm = None if step.norm is None else float(step.norm)
-        return BadStep(step.number, norm, sorted(gather_lists(self._accelerator, own)))
+        return NonFiniteStep(step.number, norm, sorted(gather_lists(self._accelerator, own)))

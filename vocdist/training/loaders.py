@@ -10,7 +10,7 @@ from vocdist.config import TaskConfig
 from vocdist.config.training import DataConfig
 from vocdist.data.dataset import DecodedCache, RequestedSamples
 from vocdist.data.features import FeatureDataset, FeatureFiles
-from vocdist.data.geometry import shrunk_size
+from vocdist.data.geometry import fit_short_side
 from vocdist.data.loader import BatchLoader
 from vocdist.data.resident import ImageStore, PlannedSamples
 from vocdist.data.transforms import RpnTransform
@@ -214,5 +214,5 @@ def _cache(config: TaskConfig, reader: ShardReader) -> DecodedCache:
     ]
     # Each split gets the part of the memory that is its part of the samples.
     max_bytes = int(data.decoded_cache or 0) * len(reader) // sum(samples)
-    sizes = [shrunk_size(h, w, data.short_side) for h, w in reader.image_sizes.tolist()]
+    sizes = [fit_short_side(h, w, data.short_side) for h, w in reader.image_sizes.tolist()]
     return DecodedCache(np.asarray(sizes), max_bytes, min(data.num_workers, usable_cores()))

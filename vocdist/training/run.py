@@ -49,7 +49,7 @@ from vocdist.training.loaders import (
 )
 from vocdist.training.loop import Trainer
 from vocdist.training.optim import build_optimizer
-from vocdist.training.start import Start, check_same_start, plan_start, prepare_folder, run_lock
+from vocdist.training.start import Start, check_ranks_agree, plan_start, prepare_folder, run_lock
 from vocdist.training.status import failing_together, readable_errors, run_to_the_end
 from vocdist.training.step import build_step
 
@@ -83,7 +83,7 @@ def train(config: TaskConfig) -> dict[str, float]:
     epochs, results = start.position.epoch, run_dir / RESULTS
     finished = epochs == config.train.epochs and results.is_file() and not start.rewound
     with failing_together(accelerator):
-        check_same_start(accelerator, config, start, finished=finished)
+        check_ranks_agree(accelerator, config, start, finished=finished)
     if finished:
         accelerator.print(f"{run_dir}: already trained for {epochs} epochs")
         return load_results(results)

@@ -251,7 +251,7 @@ class RankStart:
     finished: bool
 
 
-def check_same_start(
+def check_ranks_agree(
     accelerator: Accelerator, config: Any, start: Start, *, finished: bool
 ) -> None:
     """Go on when all ranks begin at the same place (a collective).

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from vocdist.data.workers import GO_ON, loader_errors
 from vocdist.distributed.preemption import StopAgreed, StopRequest
 from vocdist.distributed.processes import is_lost_process
-from vocdist.errors import NO_ROOM, Interrupted, ProcessLost, SharedError, UserError
+from vocdist.errors import DISK_FULL, Interrupted, ProcessLost, SharedError, UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.training.loop import Trainer
 
@@ -97,7 +97,7 @@ def readable_errors(run_dir: Path) -> Iterator[None]:
         with loader_errors():
             yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL:
             raise
         raise UserError(
             f"{run_dir}: cannot be written ({error.strerror}): free some space, {GO_ON}"

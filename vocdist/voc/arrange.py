@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vocdist.errors import NO_ROOM, UserError
+from vocdist.errors import DISK_FULL, UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.voc.annotation import Annotation, AnnotationError, parse_annotation
 from vocdist.voc.coco import kind_of_json, read_coco
@@ -89,7 +89,7 @@ def arrange(export: Path, root: Path) -> Arranged:
         with replaced_when_done(root) as tree:
             store = _write(found.entries, parts, files, tree)
     except OSError as error:
-        if error.errno in NO_ROOM:
+        if error.errno in DISK_FULL:
             # Copying, the system may name the file that is read.
             raise OSError(error.errno, error.strerror, str(root)) from error
         raise
