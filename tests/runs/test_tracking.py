@@ -1,10 +1,12 @@
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import start_ranks
 from launch import CLASSIFIER, REPO, environment
 from wandb_file import read_history, read_records
 
@@ -64,24 +66,24 @@ def test_wandbs_own_variables_are_obeyed(tmp_path: Path, monkeypatch: pytest.Mon
         assert tracker.run is None
 
 
+def with_an_impossible_key(log: Path) -> None:
+    os.environ["WANDB_API_KEY"] = "notakey"
+
+
 @pytest.mark.parametrize("mode", ["auto", "online"])
 def test_an_api_key_that_cannot_be_one_ends_a_training_in_one_line(
     mode: str, demo_shards: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, str(REPO / "scripts/train_classifier.py"), f"data.shards={demo_shards}"]
-        + [f"run.dir={run}", *CLASSIFIER, "train.epochs=1", f"tracking.wandb={mode}"],
-        cwd=REPO,
-        env={**environment(), "PYTHONPATH": str(REPO), "WANDB_API_KEY": "notakey"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 2, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    run, log = tmp_path / "run", tmp_path / "log"
+    settings = [f"data.shards={demo_shards}", f"run.dir={run}", *CLASSIFIER]
+    settings += ["train.epochs=1", f"tracking.wandb={mode}"]
+    (process,) = start_ranks("classifier", settings, log, prepare=with_an_impossible_key)
+    process.join(120)
+    said = (log / f"{process.pid}.out").read_text()
+    assert process.exitcode == 2, said
+    (line,) = [line for line in said.splitlines() if line.startswith("error")]
     assert "does not take this API key" in line and "tracking.wandb=offline" in line
-    assert "Traceback" not in done.stderr and "notakey" not in done.stderr
+    assert "Traceback" not in said and "notakey" not in said
     assert not (run / METRICS).exists(), "it is found before the first step"
 
 

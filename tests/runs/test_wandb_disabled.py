@@ -1,33 +1,38 @@
 """A whole training with `tracking.wandb=disabled` never loads W&B, which takes seconds."""
 
-import subprocess
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
-from launch import CLASSIFIER, REPO, environment
-
-CODE = """
-import sys
-from vocdist.config import ClassifierConfig
-from vocdist.config.file import load_config
-from vocdist.training.run import train
-
-train(load_config(ClassifierConfig, None, sys.argv[1:]))
-print("loaded", *sorted({name.partition(".")[0] for name in sys.modules}))
-"""
+import pytest
+from forked import start_ranks
+from launch import CLASSIFIER
 
 
-def test_a_training_without_wandb_does_not_load_it(demo_shards: Path, tmp_path: Path) -> None:
-    own = [f"data.shards={demo_shards}", f"run.dir={tmp_path / 'run'}", "train.epochs=1"]
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, *CLASSIFIER, *own, "tracking.wandb=disabled"],
-        cwd=REPO,
-        env={**environment(), "PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    (loaded,) = [line.split() for line in done.stdout.splitlines() if line.startswith("loaded")]
-    assert "torch" in loaded and "wandb" not in loaded
-    assert (tmp_path / "run" / "report.html").is_file()
+class Refuses(MetaPathFinder):
+    """Fails the import of W&B, which the machine has."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
+        """Give way to the next finder for all else."""
+        assert fullname.partition(".")[0] != "wandb", "W&B is imported"
+
+
+def refuse_wandb(log: Path) -> None:
+    assert "wandb" not in sys.modules
+    sys.meta_path.insert(0, Refuses())
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_a_training_loads_wandb_only_where_it_logs_to_it(
+    mode: str, demo_shards: Path, tmp_path: Path
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    own = [f"data.shards={demo_shards}", f"run.dir={run}", "train.epochs=1", *CLASSIFIER]
+    settings = [*own, f"tracking.wandb={mode}"]
+    (process,) = start_ranks("classifier", settings, log, prepare=refuse_wandb)
+    process.join(240)
+    said = (log / f"{process.pid}.out").read_text()
+    assert (process.exitcode == 0) is (mode == "disabled"), said
+    assert (run / "report.html").is_file() is (mode == "disabled")
+    assert ("W&B is imported" in said) is (mode == "offline"), said
