@@ -4,12 +4,14 @@ BIN := .venv/bin
 LAUNCH_CONFIG ?= configs/accelerate/one_cpu.yaml
 # Extra words for pytest, e.g. `make test PYTEST_ARGS="-k anchors -x"`.
 PYTEST_ARGS ?=
-# A process of pytest on each core, each file of tests in one of them, in their order: the long
-# files stand in the middle. Without (`make test WORKERS=`) it takes twice as long on two cores.
-WORKERS ?= -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# One process of pytest more than cores, since tests wait now and then; each file of tests in one of
+# them, in their order: the long files stand in the middle. Without (`make test WORKERS=`) it takes
+# twice as long on two cores.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+WORKERS ?= -n $(shell expr $(CORES) + 1) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # One launched process may use every core; unset, accelerate would choose and print a notice.
-OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
+OMP_NUM_THREADS ?= $(CORES)
 export OMP_NUM_THREADS
 # The theme's word on MkDocs 2, which pyproject.toml keeps out.
 export NO_MKDOCS_2_WARNING = 1

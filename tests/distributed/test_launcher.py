@@ -187,6 +187,7 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_sharding_by_a_section_of_the_file_is_refused(tmp_path: Path, script: Path) -> None:
     section = {"fsdp_config": {"fsdp_version": 1}}
     file = configured(tmp_path, distributed_type="FSDP", num_processes=1, **section)
@@ -223,6 +224,7 @@ def test_more_ways_to_shard_are_refused() -> None:
 SECTIONS = {"fsdp_config": {"fsdp_version": 1}, "deepspeed_config": {"zero_stage": 2}}
 
 
+@pytest.mark.slow
 def test_the_default_file_does_not_count_with_cpu(tmp_path: Path, script: Path) -> None:
     home = tmp_path / "accelerate"
     home.mkdir()
