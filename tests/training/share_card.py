@@ -1,9 +1,10 @@
-"""Launched by test_gpu_runs.py: two processes train on one device over gloo, each on its share.
+"""Run by test_gpu_runs.py: two processes train on one device over gloo, each on its share.
 
 Arguments: the device, where rank 0 writes the weights, whether graphs are used (`true`, `false`).
-Environment: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+Environment: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; without them it is alone.
 """
 
+import os
 import sys
 
 import torch
@@ -15,6 +16,8 @@ from vocdist.training.step import FixedStep, graphed
 STEPS, WHOLE = 6, 8
 
 device = torch.device(sys.argv[1])
+alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+os.environ.update({name: os.environ.get(name, value) for name, value in alone.items()})
 distributed.init_process_group("gloo")
 rank, world = distributed.get_rank(), distributed.get_world_size()
 torch.manual_seed(0)

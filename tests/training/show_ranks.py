@@ -1,4 +1,4 @@
-"""Launched by test_two_processes.py: what does each rank know, and which samples does it see?"""
+"""Run by test_two_processes.py: what does each rank know, and which samples does it see?"""
 
 import json
 import sys

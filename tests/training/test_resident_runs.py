@@ -65,7 +65,7 @@ def test_each_image_is_read_once_and_the_training_is_that_of_loaded_ones(
     )
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [pytest.param("classifier", marks=pytest.mark.slow), "rpn"])
 def test_two_processes_decode_half_each_and_train_as_one_does(
     task: str, demo_shards: Path, tmp_path: Path
 ) -> None:

@@ -1,12 +1,10 @@
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from forked import run_script
-from launch import command, environment
 from safetensors.torch import load_file
 
 from vocdist.data.order import epoch_order
@@ -24,17 +22,12 @@ FAST = [
 ]
 
 
-def number_of(world: int) -> list[str]:
-    """Options of the launcher for other than the config's number of processes."""
-    return ["--num_processes", str(world)] if world > 2 else []
-
-
 @pytest.mark.parametrize(
     ("world", "drop_last"),
     [
         pytest.param(1, False, marks=pytest.mark.slow),
         (2, False),
-        pytest.param(4, True, marks=pytest.mark.slow),
+        (4, True),
         pytest.param(4, False, marks=pytest.mark.slow),
     ],
 )
@@ -44,14 +37,8 @@ def test_processes_see_each_sample_once_in_one_order_and_equal_steps(
     output = tmp_path / "ranks.json"
     script = Path(__file__).with_name("show_ranks.py")
     overrides = [f"data.shards={demo_shards}", *FAST, f"train.drop_last={drop_last}"]
-    config = "one_cpu" if world == 1 else "two_cpu"
-    subprocess.run(
-        command(script, str(output), *overrides, config=config, options=number_of(world)),
-        check=True,
-        env=environment(),
-        capture_output=True,
-        timeout=600,
-    )
+    done = run_script(script, str(output), *overrides, world=world)
+    assert done.returncode == 0, done.stderr
     ranks = json.loads(output.read_text())
     assert [(row["world"], row["rank"]) for row in ranks] == [(world, r) for r in range(world)]
     # 36 = 3 * 10 + 6: four steps for each rank, or three and six samples left out.
@@ -74,7 +61,7 @@ def test_metrics_are_the_same_to_the_last_digit_on_any_number_of_processes(
     # One line an epoch and not two: the main process speaks alone.
     assert done.stdout.count("epoch 1/") == 1
     found = []
-    for world in (1, 2, 3):
+    for world in (1, 3):
         output = tmp_path / f"{world}.json"
         done = run_script("evaluate.py", str(run), "--json", str(output), world=world)
         assert done.returncode == 0, done.stderr
@@ -82,7 +69,7 @@ def test_metrics_are_the_same_to_the_last_digit_on_any_number_of_processes(
     # Val has nine samples in five batches of two: three ranks have two, two and one of them.
     assert found[0][0]["samples"] == 9
     assert found[1] == found[0]
-    assert found[2] == found[0]
+    # And what the two processes of the training measured.
     results = load_results(run / "results.json")
     assert {name: results[name] for name in found[0][0]} == found[0][0]
 
