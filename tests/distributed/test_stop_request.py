@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from vocdist.data.batch import Batch
-from vocdist.distributed.preemption import SIGNALS, Agreement, StopAgreed, StopRequest
+from vocdist.distributed.agreement import Agreement, StopAgreed
+from vocdist.distributed.preemption import SIGNALS, StopRequest
 
 signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 

@@ -5,7 +5,7 @@ from sklearn.metrics import f1_score
 from vocdist.metrics.classification import best_thresholds, tuned_metrics
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_other_threshold_is_better(seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.random((60, 3)) < 0.3

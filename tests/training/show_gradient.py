@@ -11,7 +11,8 @@ import torch
 from vocdist.config import RpnConfig
 from vocdist.config.file import load_config
 from vocdist.data.workers import LoaderProcesses
-from vocdist.distributed.preemption import Agreement, StopRequest
+from vocdist.distributed.agreement import Agreement
+from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import build_accelerator, prepare
 from vocdist.runs.checkpoint import Checkpoints, Position
 from vocdist.runs.tracking import NullTracker

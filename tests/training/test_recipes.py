@@ -80,7 +80,7 @@ def killed_in_a_step(log: Path) -> None:
 def stopped_in_evaluation(log: Path) -> None:
     """SIGTERM while the first epoch is measured: its end is saved, without its figures."""
     told_truly(log)
-    from vocdist.distributed.preemption import Agreement
+    from vocdist.distributed.agreement import Agreement
 
     evaluation = Agreement.evaluation
 

@@ -16,7 +16,7 @@ from torch import nn
 from vocdist.config.training import OptimConfig, TrainConfig
 from vocdist.data.batch import Batch
 from vocdist.data.loader import ahead_of_use
-from vocdist.distributed.preemption import Agreement
+from vocdist.distributed.agreement import Agreement
 from vocdist.distributed.processes import average_buffers, learning_batch_norms
 from vocdist.errors import UserError
 from vocdist.report.page import RunReport

@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from vocdist.config import TaskConfig
 from vocdist.config.file import plain_config
 from vocdist.data.loader import ahead_of_use
+from vocdist.distributed.agreement import Agreement
 from vocdist.distributed.launcher import launcher
-from vocdist.distributed.preemption import Agreement, StopRequest
+from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import (
     build_accelerator,
     launched_processes,

@@ -16,7 +16,8 @@ from typing import Literal
 from accelerate import Accelerator
 
 from vocdist.data.workers import GO_ON, loader_errors
-from vocdist.distributed.preemption import StopAgreed, StopRequest
+from vocdist.distributed.agreement import StopAgreed
+from vocdist.distributed.preemption import StopRequest
 from vocdist.distributed.processes import is_lost_process
 from vocdist.errors import DISK_FULL, Interrupted, ProcessLost, SharedError, UserError
 from vocdist.files.atomic import replaced_when_done
