@@ -4,7 +4,8 @@
   python scripts/evaluate.py runs/rpn --json rpn.json proposals.nms_threshold=0.6
   python scripts/evaluate.py runs/classifier data.shards=shards/other
 
-Usage: evaluate.py RUN [--json FILE] [section.key=value ...]; overrides change the run's config.
+Usage: evaluate.py RUN [--json FILE] [section.key=value ...]; overrides change the run's config. RUN
+may also be one of its checkpoints, as runs/classifier/checkpoints/last.
 Its settings are those of the script that trained it: train_classifier.py or train_rpn.py --help.
 """
 

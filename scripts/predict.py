@@ -23,7 +23,7 @@ from vocdist.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vocdist.inference.images import ImageSource
+    from vocdist.inference.files import FoundImages
     from vocdist.inference.trained import Trained
 
 
@@ -34,20 +34,20 @@ def main(arguments: list[str]) -> None:
         raise UserError("a run and images are expected: predict.py runs/classifier photos/")
     config = load_config(PredictConfig, None, overrides)
     # Here and below: `--help` does not wait for torch.
-    from vocdist.inference.images import find_images
+    from vocdist.inference.files import find_images
     from vocdist.inference.trained import load_trained
 
-    files: list[ImageSource] = [*find_images(places[1:])]
+    found = find_images(places[1:])
     trained = load_trained(places[0], config.device)
     # Before the work, not after it: it may be refused.
     output = config.output or trained.weights.parent / "predictions"
     output.mkdir(parents=True, exist_ok=True)
     predict = predict_values if trained.task.predicts == "values" else predict_classes
-    predict(trained, files, output, config)
+    predict(trained, found, output, config)
 
 
 def predict_classes(
-    trained: Trained, files: list[ImageSource], output: Path, config: PredictConfig
+    trained: Trained, images: FoundImages, output: Path, config: PredictConfig
 ) -> None:
     """Write the classes of each image, and draw them on the first ones."""
     from tqdm import tqdm
@@ -63,9 +63,10 @@ def predict_classes(
     classifier = Classifier(trained)
     if config.threshold is not None:
         classifier.thresholds = dict.fromkeys(classifier.classes, config.threshold)
-    found = classifier.predict_each(files, batch=config.batch, workers=config.workers)
-    bar = tqdm(found, total=len(files), desc="predicting", unit="img", disable=None)
+    found = classifier.predict_each(images.files, batch=config.batch, workers=config.workers)
+    bar = tqdm(found, total=len(images.files), desc="predicting", unit="img", disable=None)
     predictions, unreadable = by_position(bar)
+    unreadable = [*images.missing, *unreadable]
 
     results = output / "predictions.json"
     write_predictions_json(results, predictions, classifier.thresholds, unreadable)
@@ -80,7 +81,7 @@ def predict_classes(
 
 
 def predict_values(
-    trained: Trained, files: list[ImageSource], output: Path, config: PredictConfig
+    trained: Trained, images: FoundImages, output: Path, config: PredictConfig
 ) -> None:
     """Write what a task that is neither classifier nor RPN says of each image."""
     from tqdm import tqdm
@@ -88,9 +89,10 @@ def predict_values(
     from vocdist.inference.predict import answer_each, by_position, exit_if_unreadable
     from vocdist.inference.writing import write_answers
 
-    found = answer_each(trained, files, batch=config.batch, workers=config.workers)
-    bar = tqdm(found, total=len(files), desc="predicting", unit="img", disable=None)
+    found = answer_each(trained, images.files, batch=config.batch, workers=config.workers)
+    bar = tqdm(found, total=len(images.files), desc="predicting", unit="img", disable=None)
     answers, unreadable = by_position(bar)
+    unreadable = [*images.missing, *unreadable]
     results = output / "predictions.json"
     write_answers(results, answers, unreadable)
     print(f"{len(answers):,} images predicted: {results}")

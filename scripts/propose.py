@@ -28,19 +28,19 @@ def main(arguments: list[str]) -> None:
     from tqdm import tqdm
 
     from vocdist.drawing import draw_proposals
-    from vocdist.inference.images import ImageSource, find_images
+    from vocdist.inference.files import find_images
     from vocdist.inference.predict import RegionProposalNetwork, by_position, exit_if_unreadable
     from vocdist.inference.writing import save_pictures, write_coco_results
 
-    files: list[ImageSource] = [*find_images(places[1:])]
+    images = find_images(places[1:])
     network = RegionProposalNetwork.load(places[0], config.device)
     # Before the work, not after it: it may be refused.
     output = config.output or network.trained.weights.parent / "proposals"
     output.mkdir(parents=True, exist_ok=True)
     found = network.propose_each(
-        files, count=config.count, batch=config.batch, workers=config.workers
+        images.files, count=config.count, batch=config.batch, workers=config.workers
     )
-    bar = tqdm(found, total=len(files), desc="proposing", unit="img", disable=None)
+    bar = tqdm(found, total=len(images.files), desc="proposing", unit="img", disable=None)
     proposals, unreadable = by_position(bar)
 
     results = output / "proposals.json"
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     )
     total = sum(len(found.boxes) for found in proposals)
     print(f"{total:,} boxes on {len(proposals):,} images: {results}, ids are in images.json")
-    exit_if_unreadable(unreadable)
+    exit_if_unreadable([*images.missing, *unreadable])
 
 
 if __name__ == "__main__":

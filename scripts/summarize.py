@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vocdist.runs.folder import RESULTS, load_results
+    from vocdist.metrics.tables import measured_classes
+    from vocdist.runs.folder import RESULTS, load_results, require_run
 
     table = Table(box=box.SIMPLE)
     for heading in ("run", "figure"):
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> None:
         table.add_column(heading, no_wrap=True, justify="right")
     table.add_column("by", no_wrap=True)
     for run in map(Path, arguments):
+        require_run(run)
         if not (run / RESULTS).is_file():
             raise UserError(f"{run}: no {RESULTS}: not a finished run")
         results = load_results(run / RESULTS)
@@ -48,7 +50,9 @@ def main(arguments: list[str]) -> None:
             if key in results:
                 value = f"{results[key]:.3f}" if figure else ""
                 guess = f"{results[chance]:.3f}" if chance else ""
-                table.add_row(name, figure, value, guess, meaning)
+                classes = measured_classes(key, results)
+                label = f"{figure} ({classes})" if classes else figure
+                table.add_row(name, label, value, guess, meaning)
                 name = ""
     console = Console()
     console.print(table)

@@ -4,8 +4,8 @@
   python scripts/visualize.py shards/voc2012 split=train count=24
   python scripts/visualize.py runs/rpn proposals=20
 
-Usage: visualize.py VOC_ROOT|SHARDS|RUN [key=value ...]; SHARDS may be a URL. Ground truth of an RPN
-run is green, its proposals are red.
+Usage: visualize.py VOC_ROOT|SHARDS|RUN [key=value ...]; SHARDS may be a URL, and RUN one
+of a run's checkpoints. Ground truth of an RPN run is green, its proposals are red.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     config, folder = load_config(VisualizeConfig, None, overrides), parse_location(source)
     # Here and below, not above: `--help` and a slip do not wait for torch.
     from vocdist.drawing import contact_sheet
-    from vocdist.runs.folder import CONFIG
+    from vocdist.runs.folder import run_around, weights_file
     from vocdist.shards.format import MANIFEST_NAME
 
     # A data set's folder is not written into: it holds what its manifest knows, and no more.
@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> None:
     beside = Path("pictures") / name
     if not isinstance(folder, Path):
         pictures, output = from_shards(folder, config), beside
-    elif (folder / CONFIG).is_file():
-        pictures, output = from_run(folder, config), folder / "pictures"
+    elif (run := run_around(folder)) is not None:
+        pictures, output = from_run(run, weights_file(folder), config), run / "pictures"
     elif (folder / MANIFEST_NAME).is_file():
         pictures, output = from_shards(folder, config), beside
     else:
@@ -101,21 +101,23 @@ def from_shards(folder: Location, config: VisualizeConfig) -> Pictures:
         yield key, draw_boxes(image, boxes, colors=class_colors(rows[:, 0].tolist()), labels=names)
 
 
-def from_run(folder: Path, config: VisualizeConfig) -> Pictures:
-    """Scaled images of an RPN run's split with their boxes and proposals."""
-    from vocdist.distributed.processes import build_accelerator
+def from_run(folder: Path, weights: Path, config: VisualizeConfig) -> Pictures:
+    """Scaled images of an RPN run's split with their boxes, and what these weights propose."""
+    from vocdist.distributed.processes import build_accelerator, runtime_of_use
     from vocdist.shards.reader import ShardReader
     from vocdist.tasks.task import load_run_config
     from vocdist.training.evaluation import load_task
     from vocdist.training.loaders import build_loader, cache_rule
 
     run = load_run_config(folder, ["data.num_workers=0"])
-    task = load_task(run, folder)
+    task = load_task(run, folder, weights)
     if task.predicts != "boxes":
         raise UserError(
             f"{folder}: its task ({task.title}) proposes no boxes: pass an RPN run or shards"
         )
-    task.model.to(build_accelerator(run.runtime).device)
+    runtime, notes = runtime_of_use(run.runtime, [])
+    print(*notes, sep="\n", end="\n" if notes else "")
+    task.model.to(build_accelerator(runtime).device)
     reader = ShardReader(run.data.shards, config.split, cache=cache_rule(run.data))
     loader = build_loader(run, reader, training=False)
     index = {record.key: i for i, record in enumerate(reader.annotations)}

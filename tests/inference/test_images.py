@@ -11,7 +11,6 @@ from vocdist.data.dataset import decode_image
 from vocdist.errors import UserError
 from vocdist.inference.images import (
     as_images,
-    find_images,
     image_pixels,
     image_size,
     input_batches,
@@ -106,23 +105,6 @@ def test_bad_files_say_why(photo: Image.Image, tmp_path: Path) -> None:
             image_pixels(path)
 
 
-def test_places_become_files(photo: Image.Image, tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    a, b = saved(photo, tmp_path / "b.png"), saved(photo, tmp_path / "deep" / "a.JPG")
-    (tmp_path / "notes.md").write_text("no image")
-    names = tmp_path / "names.txt"
-    names.write_text(f"{b}\n\n{a}\n")
-    assert find_images([tmp_path]) == [a, b]
-    assert find_images([f"{tmp_path}/**/*.JPG"]) == [b]
-    assert find_images([names, b]) == [b, a]
-    assert as_images(str(a)) == [a]
-    assert as_images([photo, a]) == [photo, a]
-    for place in ("none.jpg", "*.gif", "empty"):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(UserError, match=r"no such file|no file has|holds no image"):
-            find_images([tmp_path / place])
-
-
 def test_what_is_no_image_at_all_is_named() -> None:
     with pytest.raises(UserError, match="an image is a path, .* not NoneType"):
         as_images(None)
@@ -138,20 +120,6 @@ def test_greys_of_32_bits_are_not_made_black(tmp_path: Path) -> None:
     for values, expected in (([0, 128, 255], [0, 128, 255]), ([0, 257, 65535], [0, 1, 255])):
         image = Image.fromarray(np.array([values], dtype=np.int32))
         assert image.mode == "I" and image_pixels(image)[0, 0].tolist() == expected
-
-
-def test_lists_that_cannot_be_followed_are_named(photo: Image.Image, tmp_path: Path) -> None:
-    image = saved(photo, tmp_path / "é.png")
-    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
-    first.write_text(f"{image}\n{second}\n", encoding="utf-8-sig")
-    second.write_text(f"{image}\n", encoding="utf-8")
-    assert find_images([first, second]) == [image]
-    second.write_text(f"{first}\n")
-    with pytest.raises(UserError, match=r"first\.txt: a list that leads back to itself"):
-        find_images([first])
-    second.write_text(f"{image}\n", encoding="latin-1")
-    with pytest.raises(UserError, match=r"second\.txt: not text in UTF-8"):
-        find_images([first])
 
 
 class Noted(list[Path]):
@@ -179,21 +147,3 @@ def test_results_begin_before_all_images_of_a_folder_were_opened(tmp_path: Path)
         assert first.batch is not None and first.batch.indices.tolist() == [0, 1, 2, 3]
         assert first.sizes == [(48, 64)] * 4 and len(images.asked) < 20
         assert sum(len(one.sizes) for one in batches) == 96
-
-
-def test_lists_have_quotes_comments_and_paths_beside_them(
-    tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "lists"
-    (folder / "photos").mkdir(parents=True)
-    beside = saved(photo, folder / "photos" / "a b.png")
-    odd = saved(photo, folder / "#1.png")
-    here = saved(photo, tmp_path / "here.png")
-    monkeypatch.chdir(tmp_path)
-    listed = folder / "list.txt"
-    lines = ["# my photographs", f'"{beside}"', "photos/a b.png", "#1.png", "'here.png'"]
-    listed.write_text("\r\n".join(lines), encoding="utf-8-sig")
-    assert [path.resolve() for path in find_images([listed])] == [beside, odd, here]
-    listed.write_text("here.png\nphotos/gone.png\n")
-    with pytest.raises(UserError, match=r"list\.txt, line 2: photos/gone\.png: no such file"):
-        find_images([listed])

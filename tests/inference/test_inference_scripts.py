@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import runpy
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from pycocotools.coco import COCO
 
 from vocdist import Classifier, RegionProposalNetwork
 from vocdist.cli import split_places
+from vocdist.inference.predict import Prediction
+from vocdist.inference.writing import write_predictions_csv
 from vocdist.shards.reader import ShardReader
 
 
@@ -34,19 +37,22 @@ def photos(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_predict_writes_json_csv_and_pictures(
     classifier_run: Path, photos: Path, tmp_path: Path
 ) -> None:
-    output = tmp_path / "out"
+    output, listed = tmp_path / "out", tmp_path / "list.txt"
+    listed.write_text(f"gone.jpg\n{photos}\n", encoding="utf-16")
     done = run_script(
-        "predict.py", str(classifier_run), str(photos), f"output={output}", "threshold=0.1"
+        "predict.py", str(classifier_run), str(listed), f"output={output}", "threshold=0.1"
     )
     # What could be read is written all the same.
     assert done.returncode == 1
-    assert "cannot be read: 1\n" in done.stderr and "broken.jpg" in done.stderr
+    assert "cannot be read: 2\n" in done.stderr and "broken.jpg" in done.stderr
+    assert f"  gone.jpg: {listed}, line 1: no such file" in done.stderr
     assert "Traceback" not in done.stderr
     content = json.loads((output / "predictions.json").read_text())
     expected = Classifier.load(classifier_run).predict(sorted(photos.rglob("*.[pt]*")))
     names = [str(photos / name) for name in ("below/plain.jpg", "grey.png", "plain.jpg")]
     assert [row["file"] for row in content["images"]] == [*names, str(photos / "printers.tiff")]
-    assert [bad["file"] for bad in content["unreadable"]] == [str(photos / "broken.jpg")]
+    unreadable = [bad["file"] for bad in content["unreadable"]]
+    assert unreadable == ["gone.jpg", str(photos / "broken.jpg")]
     by_file = {prediction.name: prediction.scores for prediction in expected}
     for row in content["images"]:
         if row["file"] in by_file:
@@ -59,6 +65,12 @@ def test_predict_writes_json_csv_and_pictures(
         assert float(row["person"]) == pytest.approx(same["scores"]["person"], abs=1e-6)
     pictures = sorted(path.name for path in (output / "pictures").iterdir())
     assert pictures == ["grey.jpg", "plain-2.jpg", "plain.jpg", "printers.jpg"]
+
+
+def test_a_name_that_is_no_utf_8_is_escaped_in_csv(tmp_path: Path) -> None:
+    odd = Prediction(os.fsdecode(b"\xe9.png"), {"person": 0.5}, ())
+    write_predictions_csv(tmp_path / "a.csv", [odd], ["person"])
+    assert r"\udce9.png,,0.500000" in (tmp_path / "a.csv").read_text(encoding="utf-8")
 
 
 def test_propose_writes_results_that_pycocotools_reads(

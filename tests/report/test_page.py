@@ -9,9 +9,12 @@ from made_runs import CLASSES, classifier_predictions, made_run, rpn_predictions
 from sklearn.metrics import average_precision_score
 
 from vocdist.errors import UserError
-from vocdist.metrics.classification import tuned_metrics
+from vocdist.metrics.classification import f1_over, tuned_metrics
+from vocdist.report.classifier_view import classifier_view
 from vocdist.report.comparison import comparison_page, differences
 from vocdist.report.page import run_page
+from vocdist.report.run_data import RunData
+from vocdist.runs.predictions import ClassifierPredictions
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -173,7 +176,61 @@ def test_a_class_without_images_has_no_figures() -> None:
     page = run_page(made_run(replace(predictions, labels=labels)))
     reader = Reader(page)
     assert reader.at("data-ap=cat") == []
-    assert reader.at("data-f1=cat") == [0.0]
+    assert reader.at("data-f1=cat") == []
+    row = page.partition('<th scope="row">cat</th>')[2].partition("</tr>")[0]
+    assert '<data value="0">0</data>' in row
+
+
+def without_cats(seed: int = 0) -> RunData:
+    predictions = classifier_predictions(seed=seed)
+    labels = predictions.labels.copy()
+    labels[:, CLASSES.index("cat")] = 0
+    return made_run(replace(predictions, labels=labels))
+
+
+def test_means_that_leave_out_a_class_say_so_beside_them() -> None:
+    run, whole = without_cats(), made_run(classifier_predictions())
+    page = run_page(run)
+    for key in ("mAP", "macro_f1"):
+        tile = page.partition(f'id="metric-{key}"')[2].partition("</div>")[0]
+        assert "4 of 5 classes" in tile
+    text = " ".join(Reader(page).texts)
+    assert "mAP (4 of 5 classes) still rose by" in text
+    training = page.partition('id="training"')[2].partition("</section>")[0]
+    assert "mAP (4 of 5 classes)" in training and "sample-F1 (" not in training
+    assert "of 5 classes" not in run_page(whole)
+    compared = comparison_page([run, whole])
+    row = compared.partition('data-key="mAP"')[2].partition("</tr>")[0]
+    assert row.count("(4 of 5 classes)") == 1
+
+
+def test_the_best_common_threshold_is_not_that_of_classes_without_images() -> None:
+    run = without_cats()
+    predictions, cat = run.predictions, CLASSES.index("cat")
+    assert isinstance(predictions, ClassifierPredictions)
+    shown = [i for i in range(len(CLASSES)) if i != cat]
+    threshold, mean = classifier_view(predictions, run.metrics).best_common
+    f1 = f1_over(predictions.scores[:, shown], predictions.labels[:, shown], [threshold])
+    assert mean == pytest.approx(f1.mean())
+
+
+def test_an_rpns_page_without_objects_shows_no_recall() -> None:
+    found = rpn_predictions()
+    none = replace(
+        found,
+        best=found.best[:0],
+        box_image=found.box_image[:0],
+        areas=found.areas[:0],
+        train_sizes=found.train_sizes[:0],
+    )
+    run = made_run(none)
+    metrics = {"boxes": 0.0, "loss": 0.5, "samples": 60.0}
+    page = run_page(replace(run, results={**metrics, "epoch": 3.0}, rows=[], examples=[]))
+    assert_self_contained(page)
+    text = " ".join(Reader(page).texts)
+    assert "The val split has no object: nothing but the loss is measured." in text
+    assert "with 0 objects" in " ".join(text.split())
+    assert "recall at IoU" not in text and "0.000" not in text and "no anchor" not in text
 
 
 def test_a_comparison_shows_what_differs_and_what_is_best() -> None:

@@ -5,7 +5,8 @@ import pytest
 
 from vocdist.config import RpnConfig
 from vocdist.config.file import load_config
-from vocdist.tasks.rpn import _box_sizes
+from vocdist.tasks.rpn import RpnTask
+from vocdist.tasks.task import build_task
 from vocdist.training.loaders import build_loader, build_reader
 
 
@@ -23,4 +24,6 @@ def test_the_boxes_beside_the_anchors_are_those_that_training_sees(
             found = boxes[row][mask[row]]
             seen[index] = (found[:, 2:] - found[:, :2]).numpy()
     expected = np.concatenate([seen[index] for index in sorted(seen)])
-    np.testing.assert_allclose(_box_sizes(config, reader), expected, rtol=1e-4, atol=1e-2)
+    task = build_task(config, reader, pretrained=False)
+    assert isinstance(task, RpnTask)
+    np.testing.assert_allclose(task.train_sizes(reader), expected, rtol=1e-4, atol=1e-2)

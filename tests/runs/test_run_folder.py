@@ -9,16 +9,19 @@ from torch import nn
 from vocdist.config import ClassifierConfig, RpnConfig
 from vocdist.config.file import load_config, save_config
 from vocdist.errors import UserError
+from vocdist.report.page import read_run
 from vocdist.runs.checkpoint import Checkpoints, Position, load_position
 from vocdist.runs.folder import (
     CONFIG,
     RESULTS,
     begun_config,
     named_weights,
+    run_around,
     save_results,
     task_of,
     weights_file,
 )
+from vocdist.tasks.rpn_model import resolve_backbone
 from vocdist.training.start import plan_start, prepare_folder, run_lock
 
 SHARDS = "abc"
@@ -63,6 +66,50 @@ def test_weights_are_those_that_a_path_stands_for(tmp_path: Path) -> None:
         named_weights(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=rf"lies in the run {run}: pass that"):
         task_of(best)
+    with pytest.raises(UserError, match=rf"lies in the run {run}: pass that"):
+        read_run(places / "best")
+
+
+def test_the_run_of_weights_is_found_and_no_other_folder_with_a_config(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    a_run(run)
+    places = run / "checkpoints"
+    step = places / "step-00000002"
+    for place in (run, places, places / "best", step, step / "model.safetensors"):
+        assert run_around(place) == run
+    (run / "model.safetensors").write_bytes(b"final")
+    assert run_around(run / "model.safetensors") == run
+    for elsewhere in (run / "resnet.pth", run / "data" / "model.safetensors", tmp_path / "best"):
+        elsewhere.parent.mkdir(exist_ok=True)
+        elsewhere.write_bytes(b"weights")
+        assert run_around(elsewhere) is None
+    assert run_around(run / "data") is None
+
+
+def test_an_rpn_takes_the_backbone_of_the_run_however_it_is_named(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    a_run(run)
+    assert RpnConfig().model.backbone != "resnet18"
+    save_config(config_of(run, "model.backbone=resnet18"), run / CONFIG)
+
+    def resolved(place: Path) -> tuple[str, str]:
+        model = resolve_backbone(load_config(RpnConfig, None, [f"model.classifier={place}"])).model
+        return model.classifier, model.backbone
+
+    places = run / "checkpoints"
+    for place in (places, places / "best", places / "step-00000002"):
+        assert resolved(place) == (str(place), "resnet18")
+    # Its best checkpoint may change: a run without final weights is to be named with one.
+    with pytest.raises(UserError, match="nor a finished classifier run"):
+        resolved(run)
+    (run / "model.safetensors").write_bytes(b"final")
+    for place in (run, run / "model.safetensors"):
+        assert resolved(place) == (str(place), "resnet18")
+    (run / "other.pth").write_bytes(b"weights")
+    assert resolved(run / "other.pth") == (str(run / "other.pth"), RpnConfig().model.backbone)
+    save_config(load_config(RpnConfig, None, [f"run.dir={run}"]), run / CONFIG)
+    with pytest.raises(UserError, match=r"of a run of another task \(rpn\)"):
+        resolved(places)
 
 
 def test_an_empty_folder_begins_at_the_beginning(tmp_path: Path) -> None:
@@ -79,6 +126,14 @@ def test_auto_goes_on_from_the_last(tmp_path: Path) -> None:
     assert start.checkpoint == checkpoints.last()
     assert (start.position.epoch, start.position.best_epoch) == (3, 1)
     assert not start.rewound
+
+
+def test_the_files_that_name_a_checkpoint_stand_for_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    _, checkpoints = a_run(run)
+    for pointer, chosen in (("best", checkpoints.best()), ("last", checkpoints.last())):
+        config = config_of(run, f"train.resume={checkpoints.folder / pointer}")
+        assert plan_start(config, checkpoints, SHARDS).checkpoint == chosen
 
 
 def test_never_and_other_shards_and_other_settings_are_refused(tmp_path: Path) -> None:

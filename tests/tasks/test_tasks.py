@@ -163,6 +163,18 @@ def test_an_image_without_boxes_is_measured_and_drawn(demo_root: Path, tmp_path:
     assert task.metrics(records)["boxes"] == sum(counts)
     pictures = proposal_overlays(task, loader, [counts.index(0), counts.index(max(counts))])
     assert len(pictures) == 2
+    # A split of such images alone: what is not defined is not 0.
+    empty = [record for record in records if not len(np.asarray(record["best"]))]
+    metrics = task.metrics(empty)
+    assert metrics["boxes"] == 0 and task.best_metric not in metrics
+    assert task.headline_words(metrics).endswith("recall50@200 –  AR@200 –")
+
+
+def test_the_classifiers_line_has_the_number_of_classes_beside_map() -> None:
+    metrics = {"mAP": 0.5, "macro_f1": 0.4, "sample_f1": 0.3, "ap/a": 0.5, "f1/a": 0.4, "f1/b": 0.0}
+    line = ClassifierTask.headline_words(metrics)
+    assert line == "mAP 0.5000 (1 of 2 classes)  macro_f1 0.4000  sample_f1 0.3000"
+    assert "classes" not in ClassifierTask.headline_words({**metrics, "ap/b": 0.1})
 
 
 def test_samples_survive_the_way_to_a_spawned_worker(demo_shards: Path) -> None:

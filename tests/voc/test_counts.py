@@ -14,6 +14,7 @@ from vocdist.voc.counts import (
     class_object_counts,
     count_split,
     notes_on_absent,
+    notes_on_no_objects,
 )
 
 NAMES = ("cat", "cow", "dog")
@@ -94,3 +95,10 @@ def test_classes_that_no_image_shows_are_named():
     assert line == f"train has no image of {', '.join(map(str, range(10)))} and 20 more: " + (
         "they cannot be learned"
     )
+
+
+def test_splits_without_any_object_are_named():
+    assert notes_on_no_objects(3, 1) == []
+    (line,) = notes_on_no_objects(3, 0)
+    assert line.startswith("val has no object: nothing but the loss is measured")
+    assert len(notes_on_no_objects(0, 0)) == 2

@@ -45,6 +45,11 @@ class RpnInputConfig:
     flip: bool = False
     one_based: bool = True
 
+    @property
+    def snaps(self) -> bool:
+        """Whether images are scaled to multiples of `pad_multiple`, and nothing is padded."""
+        return self.snap or self.aspects is not None
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FeaturesConfig:

@@ -6,7 +6,7 @@ rank. The image may be smaller than the stored one that its annotations speak of
 (`data.short_side`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vocdist.data.geometry import (
+    Padding,
     Region,
     View,
     centre_square,
@@ -204,3 +205,16 @@ class RpnTransform:
 
 def _multi_hot(annotations: Annotations, classes: int) -> Tensor:
     return torch.from_numpy(annotations.multi_hot(classes)).float()
+
+
+def scaled_box_sizes(
+    annotations: Iterable[Annotations], padding: Padding, *, one_based: bool
+) -> np.ndarray:
+    """(width, height) of all boxes of images -> (B, 2) float32, pixels of the unpadded input."""
+    sizes = [np.zeros((0, 2), dtype=np.float32)]
+    for one in annotations:
+        height, width = padding.sizes(np.array([[one.height, one.width]]))[0]
+        xyxy = rows_to_xyxy(one.boxes, one.width, one.height, one_based=one_based)
+        factors = np.array([width / one.width, height / one.height], dtype=np.float32)
+        sizes.append((xyxy[:, 2:] - xyxy[:, :2]) * factors)
+    return np.concatenate(sizes)

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
@@ -111,6 +112,23 @@ def with_precision(runtime: RuntimeConfig, begun: RuntimeConfig | None = None) -
     decided = replace(runtime, mixed_precision=chosen)
     _check_device(decided)
     return decided
+
+
+def runtime_of_use(
+    runtime: RuntimeConfig, overrides: Sequence[str]
+) -> tuple[RuntimeConfig, list[str]]:
+    """The settings that a run was trained with, for measuring it on another device, with notes.
+
+    fp16 becomes fp32 on a CPU, unless `overrides` ask for it: the weights are fp32 in any case.
+
+    Raises:
+        UserError: The device is not to be had here.
+    """
+    asked = any(override.startswith("runtime.mixed_precision=") for override in overrides)
+    if asked or runtime.mixed_precision != "fp16" or not _uses_cpu(runtime):
+        return runtime, []
+    note = "trained in fp16, which needs a GPU: computed in fp32 here, on the CPU"
+    return replace(runtime, mixed_precision="fp32"), [note]
 
 
 def build_accelerator(runtime: RuntimeConfig) -> Accelerator:
@@ -231,7 +249,19 @@ def raise_together(accelerator: Accelerator, failure: str) -> None:
 
 
 def _check_device(runtime: RuntimeConfig) -> bool:
-    """Whether to run on the CPU."""
+    """Whether to run on the CPU, which is refused with fp16; see `_uses_cpu`."""
+    use_cpu = _uses_cpu(runtime)
+    if use_cpu and runtime.mixed_precision == "fp16":
+        raise UserError("runtime.mixed_precision=fp16 needs a GPU: use bf16 or fp32 on the CPU")
+    return use_cpu
+
+
+def _uses_cpu(runtime: RuntimeConfig) -> bool:
+    """Whether this device setting, the launcher and the machine mean the CPU.
+
+    Raises:
+        UserError: The device is not there.
+    """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if runtime.device == "cuda" and not cuda:
         raise UserError("runtime.device=cuda but torch finds no CUDA device: use auto or cpu")
@@ -241,10 +271,7 @@ def _check_device(runtime: RuntimeConfig) -> bool:
     asked_for_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
     # MPS is one device: several processes share the CPU instead.
     no_gpu = not cuda and (not mps or launched_processes() > 1)
-    use_cpu = runtime.device == "cpu" or (runtime.device == "auto" and (asked_for_cpu or no_gpu))
-    if use_cpu and runtime.mixed_precision == "fp16":
-        raise UserError("runtime.mixed_precision=fp16 needs a GPU: use bf16 or fp32 on the CPU")
-    return use_cpu
+    return runtime.device == "cpu" or (runtime.device == "auto" and (asked_for_cpu or no_gpu))
 
 
 def local_ranks() -> int:

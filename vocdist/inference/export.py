@@ -23,6 +23,7 @@ from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
 from vocdist.inference.images import input_batches
 from vocdist.inference.trained import Trained
+from vocdist.metrics.tables import measured_classes
 from vocdist.models.layers import ExportGraph, set_channels_last
 
 # Scores are compared as they are, boxes as a share of the image's longer side.
@@ -229,7 +230,12 @@ def model_card(trained: Trained, results: Mapping[str, float] | None, files: Seq
     backbone = config.get("model", {}).get("backbone", "")
     front = yaml.safe_dump({"library_name": "vocdist", "tags": list(card.tags)}, sort_keys=False)
     figures = {key: results[key] for key in _FIGURES if results and key in results}
-    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in figures.items())
+    # Of a mean over classes that some are missing from, how many it is over.
+    over = {key: measured_classes(key, results or {}) for key in figures}
+    rows = "\n".join(
+        f"| {key}{f' ({over[key]})' if over[key] else ''} | {value:.4g} |"
+        for key, value in figures.items()
+    )
     measured = f"| figure | value |\n|---|---|\n{rows}\n" if rows else "Not measured.\n"
     by_class = sorted((k[3:], v) for k, v in (results or {}).items() if k.startswith("ap/"))
     if by_class:

@@ -1,6 +1,5 @@
 """Any images as the batches that an evaluation would make of them."""
 
-import glob
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from vocdist.data.dataset import decode_image
 from vocdist.data.transforms import Example
 from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
+from vocdist.inference.files import all_images
 from vocdist.shards.format import Annotations
 from vocdist.tasks.task import EvaluationView
 
@@ -32,18 +32,6 @@ _JPEG_START = b"\xff\xd8\xff"
 _DEEP_GREYS = {"I;16": 65535, "I;16B": 65535, "I;16L": 65535, "I": 65535}
 
 _NO_IMAGE = "an image is a path, a PIL image, an array or a tensor, not {}"
-
-
-def find_images(places: Iterable[str | Path]) -> list[Path]:
-    """Files, folders (with those below), glob patterns and `.txt` lists of these -> image files.
-
-    Of a folder, files are taken whose name ends as one of Pillow's formats does; each place's are
-    sorted, and what is named twice is there once.
-
-    Raises:
-        UserError: A place is not there, or holds no image; or a list is no text, or names itself.
-    """
-    return list(dict.fromkeys(path for place in places for path in _images_of(Path(place), ())))
 
 
 def image_size(source: ImageSource) -> tuple[int, int]:
@@ -96,7 +84,11 @@ def image_name(source: ImageSource, position: int) -> str:
 
 
 def as_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
-    """One image or many; paths may be folders and patterns, as for `find_images`."""
+    """One image or many; paths may be folders, patterns and lists, as for `find_images`.
+
+    Raises:
+        UserError: It is none, or a path or the line of a list leads to none.
+    """
     if not isinstance(images, str | Path | Image.Image | np.ndarray | Tensor | Iterable):
         raise UserError(_NO_IMAGE.format(type(images).__name__))
     single = isinstance(images, str | Path | Image.Image)
@@ -105,67 +97,8 @@ def as_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     sources: Sequence[ImageSource] = [images] if single else list(images)  # type: ignore
     expanded: list[ImageSource] = []
     for source in sources:
-        expanded += find_images([source]) if isinstance(source, str | Path) else [source]
+        expanded += all_images([source]) if isinstance(source, str | Path) else [source]
     return expanded
-
-
-def _images_of(place: Path, lists: tuple[Path, ...]) -> Iterator[Path]:
-    """The images of one place; `lists` are those that led to it."""
-    if place.is_dir():
-        endings = Image.registered_extensions()
-        found = [path for path in place.rglob("*") if path.suffix.lower() in endings]
-        if not found:
-            raise UserError(f"{place}: holds no image that Pillow can open")
-        yield from sorted(found)
-    elif place.suffix == ".txt" and place.is_file():
-        if place.resolve() in lists:
-            raise UserError(f"{place}: a list that leads back to itself: take that line out of it")
-        for number, line in _lines_of(place):
-            # Of a line that is there in neither way, the first is what its error speaks of.
-            named = Path(line)
-            beside = place.parent / named
-            if not _is_there(named) and _is_there(beside):
-                named = beside
-            try:
-                yield from _images_of(named, (*lists, place.resolve()))
-            except UserError as error:
-                raise UserError(
-                    f"{place}, line {number}: {error} (paths are looked for from here, then "
-                    f"beside the list)"
-                ) from None
-    elif place.is_file():
-        yield place
-    elif glob.has_magic(str(place)):
-        matches = sorted(glob.glob(str(place.expanduser()), recursive=True))
-        if not matches:
-            raise UserError(f"{place}: no file has a name of this pattern")
-        yield from (Path(match) for match in matches if Path(match).is_file())
-    else:
-        raise UserError(f"{place}: no such file or folder")
-
-
-def _lines_of(path: Path) -> list[tuple[int, str]]:
-    """(number, what it names) of each line that names anything."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not text in UTF-8: save the list in that encoding") from None
-    lines = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        name = line.strip()
-        # As Windows' "Copy as path" gives it.
-        if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" and not Path(name).exists():
-            name = name[1:-1]
-        comment = name.startswith("#") and not any(
-            map(Path.exists, (Path(name), path.parent / name))
-        )
-        if name and not comment:
-            lines.append((number, name))
-    return lines
-
-
-def _is_there(place: Path) -> bool:
-    return place.exists() or (glob.has_magic(str(place)) and bool(glob.glob(str(place))))
 
 
 def _file_pixels(path: Path) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vocdist.errors import UserError
+from vocdist.inference.files import Unreadable, first_of
 from vocdist.inference.images import ImageSource, as_images, image_name, input_batches
 from vocdist.inference.trained import Trained, load_trained
 
@@ -18,14 +19,6 @@ Result = TypeVar("Result")
 # More of them are counted and not listed.
 _LISTED = 20
 DEFAULT_THRESHOLD = 0.5
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """An image that is none, and why."""
-
-    name: str
-    reason: str
 
 
 def by_position(
@@ -50,9 +43,7 @@ def in_order(results: Iterable[tuple[int, Result | Unreadable]]) -> list[Result]
     """
     found, unreadable = by_position(results)
     if unreadable:
-        others = f" (and {len(unreadable) - 1} others)" if len(unreadable) > 1 else ""
-        first = unreadable[0]
-        raise UserError(f"{first.name}: {first.reason}{others}: leave it out or repair it")
+        raise UserError(f"{first_of(unreadable)}: leave it out or repair it")
     return found
 
 
@@ -159,7 +150,7 @@ class Classifier:
         return in_order(self.predict_each(as_images(images), batch=batch, workers=workers))
 
     def predict_each(
-        self, images: list[ImageSource], *, batch: int = 32, workers: int = 0
+        self, images: Sequence[ImageSource], *, batch: int = 32, workers: int = 0
     ) -> Iterator[tuple[int, Prediction | Unreadable]]:
         """Every image's position and prediction as they become ready; nothing is raised for one."""
         for position, answer in answer_each(self.trained, images, batch=batch, workers=workers):
@@ -229,7 +220,7 @@ class RegionProposalNetwork:
         return in_order(found)
 
     def propose_each(
-        self, images: list[ImageSource], *, count: int = 300, batch: int = 8, workers: int = 0
+        self, images: Sequence[ImageSource], *, count: int = 300, batch: int = 8, workers: int = 0
     ) -> Iterator[tuple[int, ImageProposals | Unreadable]]:
         """Every image's position and proposals as they become ready; nothing is raised for one."""
         if count < 1:

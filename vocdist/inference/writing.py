@@ -9,8 +9,9 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from vocdist.files.atomic import replaced_when_done
+from vocdist.inference.files import Unreadable
 from vocdist.inference.images import image_pixels
-from vocdist.inference.predict import Answer, ImageProposals, Prediction, Unreadable
+from vocdist.inference.predict import Answer, ImageProposals, Prediction
 
 # COCO's results need a category; proposals know but this one.
 CATEGORY = {"id": 1, "name": "object"}
@@ -53,7 +54,8 @@ def write_predictions_csv(
     """One row per image: file, the present classes with `;` between, each class's score."""
     with (
         replaced_when_done(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
+        # A file's name may be bytes that are no UTF-8: they are escaped.
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         rows = csv.writer(file)
         rows.writerow(["file", "present", *classes])

@@ -7,7 +7,7 @@ still free, so one proposal cannot find two objects; it is at most the first. AR
 over IoU 0.50, 0.55, ... 0.95. Both give hits (N, counts, thresholds) that `recall_table` sums up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -90,8 +90,8 @@ def recall_table(
     """Sum up hits (N, counts, thresholds) -> `recall50@100`, `AR@100`, ..., `boxes`.
 
     With `areas` (N,) in original pixels also `.../small`, `/medium`, `/large`, and with `difficult`
-    (N,) bool `.../without_difficult`. A group that has no boxes is left out; of no boxes at all the
-    recall is 0.
+    (N,) bool `.../without_difficult`. A group that has no boxes is left out; of no boxes at all
+    there is no recall, only `boxes`.
     """
     groups: dict[str, Tensor] = {}
     if areas is not None:
@@ -135,6 +135,20 @@ def random_boxes(width: int, height: int, count: int, seed: int) -> Tensor:
     return torch.from_numpy(boxes).float()
 
 
+def baseline_ious(gt_boxes: Tensor, width: int, height: int, seed: int) -> Mapping[str, np.ndarray]:
+    """Best IoU of gt boxes (G, 4) with boxes that nobody learned, by name -> (G, COUNTS) each.
+
+    `best_grid`: with the grid of as many boxes; `best_random`: with the first of the random ones.
+    """
+    # A grid of k boxes is not the first k of a finer one: each count has its own.
+    grids = [best_ious(grid_boxes(width, height, k), gt_boxes, (k,)) for k in COUNTS]
+    guesses = random_boxes(width, height, max(COUNTS), seed=seed)
+    return {
+        "best_grid": torch.cat(grids, dim=1).numpy(),
+        "best_random": best_ious(guesses, gt_boxes).numpy(),
+    }
+
+
 def _iou(boxes: Tensor, others: Tensor) -> Tensor:
     """IoU (M, N) in float64 on the CPU, as pycocotools; 0 where both boxes have no area."""
     iou: Tensor = box_iou(boxes.detach().cpu().double(), others.detach().cpu().double())
@@ -142,8 +156,10 @@ def _iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def _recalls(hits: Tensor, counts: Sequence[int], suffix: str) -> dict[str, float]:
-    recall = hits.double().mean(dim=0) if len(hits) else torch.zeros(hits.shape[1:])
     table = {f"boxes{suffix}": float(len(hits))}
+    if not len(hits):
+        return table
+    recall = hits.double().mean(dim=0)
     for count, by_threshold in zip(counts, recall, strict=True):
         table[f"recall50@{count}{suffix}"] = float(by_threshold[0])
         table[f"AR@{count}{suffix}"] = float(by_threshold.mean())

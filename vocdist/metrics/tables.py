@@ -5,7 +5,30 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from vocdist.metrics.proposals import COUNTS
+
 SIZES = ("small", "medium", "large")
+
+
+# Means over the classes that have a positive -> the figures of single classes that they are of.
+_MEANS = {
+    "mAP": "ap/",
+    "mAP_voc": "ap_voc/",
+    "macro_f1": "ap/",
+    "macro_f1_tuned": "ap/",
+}
+
+
+def measured_classes(name: str, metrics: Mapping[str, float]) -> str:
+    """`18 of 20 classes`: what the mean of this name is over, where some have no positive.
+
+    Empty where all have one, and for metrics that are no mean over classes.
+    """
+    if name not in _MEANS:
+        return ""
+    measured = sum(key.startswith(_MEANS[name]) for key in metrics)
+    classes = sum(key.startswith("f1/") for key in metrics)
+    return f"{measured} of {classes} classes" if measured < classes else ""
 
 
 def classifier_table(metrics: Mapping[str, float]) -> Table:
@@ -24,14 +47,12 @@ def classifier_table(metrics: Mapping[str, float]) -> Table:
         summary[0] += f", {_number(metrics['sample_f1_tuned'])} at the thresholds"
     if "samples" in metrics:
         summary.append(f"{int(metrics['samples']):,} images")
-    missing = sorted(name for name in names if f"ap/{name}" not in metrics)
-    if missing:
-        summary.append(f"{len(names) - len(missing)} of {len(names)} classes have an image")
     columns = [("AP", "ap", "mAP"), ("AP VOC", "ap_voc", "mAP_voc"), ("F1", "f1", "macro_f1")]
     columns += [("threshold", "threshold", ""), ("F1 at it", "f1_tuned", "macro_f1_tuned")]
     table = _table("Classes", summary)
     table.show_footer = True
-    table.add_column("class", footer="mean")
+    measured = measured_classes("mAP", metrics)
+    table.add_column("class", footer=f"mean ({measured})" if measured else "mean", no_wrap=True)
     there = {"ap", "f1", *(key.partition("/")[0] for key in metrics if "/" in key)}
     columns = [column for column in columns if column[1] in there]
     for title, _, mean in columns:
@@ -39,9 +60,9 @@ def classifier_table(metrics: Mapping[str, float]) -> Table:
         table.add_column(title, footer=footer, justify="right")
     for name in sorted(names, key=lambda name: (-metrics.get(f"ap/{name}", -1.0), name)):
         # Text, because a class name in brackets would be read as markup.
-        measured = f"ap/{name}" in metrics
+        has_positives = f"ap/{name}" in metrics
         cells = [
-            _number(metrics.get(f"{key}/{name}") if measured or key == "threshold" else None)
+            _number(metrics.get(f"{key}/{name}") if has_positives or key == "threshold" else None)
             for _, key, _ in columns
         ]
         table.add_row(Text(name), *cells)
@@ -53,7 +74,8 @@ def recall_table(metrics: Mapping[str, float]) -> Table:
 
     Args:
         metrics: `recall50@<count>`, `AR@<count>`, `AR@<count>/<size>` for the sizes small, medium
-            and large that the data has, and `samples` and `boxes` if known.
+            and large that the data has, and `samples` and `boxes` if known. Of no boxes no recall
+            is defined: `–` stands in its place.
     """
     prefix = "recall50@"
     counts = sorted(
@@ -61,6 +83,7 @@ def recall_table(metrics: Mapping[str, float]) -> Table:
         for key in metrics
         if key.startswith(prefix) and "/" not in key
     )
+    counts = counts or list(COUNTS)
     sizes = [size for size in SIZES if any(f"AR@{count}/{size}" in metrics for count in counts)]
     known = [f"{int(metrics[key]):,} {key}" for key in ("samples", "boxes") if key in metrics]
     table = _table("Proposal recall", known)

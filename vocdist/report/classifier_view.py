@@ -14,6 +14,7 @@ from vocdist.metrics.classification import (
     false_positives_beside,
     precision_recall,
 )
+from vocdist.metrics.tables import measured_classes
 from vocdist.report.charts import SMALL, Axis, Series, chart
 from vocdist.report.training_view import Panel
 from vocdist.runs.predictions import ClassifierPredictions
@@ -37,7 +38,7 @@ class ClassRow:
     ap: float | None
     precision: float | None
     recall: float | None
-    f1: float
+    f1: float | None
     best_threshold: float | None
     best_f1: float | None
     own_threshold: float | None
@@ -72,7 +73,8 @@ class Confusions:
 class ClassifierView:
     """All of it, classes by AP, best first; `mean_f1` and the like are over the classes.
 
-    `own_mean_f1` is None where the run has no thresholds, as before its end.
+    `own_mean_f1` is None where the run has no thresholds, as before its end; `measured` says how
+    many classes have an image, if not all.
     """
 
     classes: Sequence[ClassRow]
@@ -84,6 +86,7 @@ class ClassifierView:
     best_mean_f1: float
     own_mean_f1: float | None
     best_common: tuple[float, float]
+    measured: str
 
 
 def classifier_view(
@@ -98,19 +101,23 @@ def classifier_view(
     ]
     order = sorted(range(len(rows)), key=lambda i: (-(rows[i].ap or -1.0), rows[i].name))
     f1 = f1_over(scores, labels, _GRID)
-    common = int(f1.mean(axis=0).argmax())
+    # As in the metrics: of a class without an image there is no F1.
+    shown = f1[labels.any(axis=0)] if labels.any() else f1
+    mean = shown.mean(axis=0)
+    common = int(mean.argmax())
     return ClassifierView(
         classes=[rows[i] for i in order],
         curves=[_curve_panel(rows[i], curves[i]) for i in order if rows[i].images],
         thresholds=[_threshold_panel(rows[i], f1[i]) for i in order if rows[i].images],
-        overview=_overview(f1),
+        overview=_overview(shown),
         confusions=_confusions(predictions),
-        mean_f1=float(np.mean([row.f1 for row in rows if row.images] or [0.0])),
+        mean_f1=float(np.mean([row.f1 for row in rows if row.f1 is not None] or [0.0])),
         best_mean_f1=float(
             np.mean([row.best_f1 for row in rows if row.best_f1 is not None] or [0.0])
         ),
         own_mean_f1=metrics.get("macro_f1_tuned"),
-        best_common=(float(_GRID[common]), float(f1.mean(axis=0)[common])),
+        best_common=(float(_GRID[common]), float(mean[common])),
+        measured=measured_classes("macro_f1", metrics),
     )
 
 
@@ -131,11 +138,11 @@ def _class_row(
         ap=metrics.get(f"ap/{name}"),
         precision=hits / int(predicted.sum()) if predicted.any() else None,
         recall=hits / images if images else None,
-        f1=metrics.get(f"f1/{name}", f1),
+        f1=metrics.get(f"f1/{name}", f1) if images else None,
         best_threshold=float(curve.thresholds[best]) if images else None,
         best_f1=float(curve.f1[best]) if images else None,
         own_threshold=metrics.get(f"threshold/{name}"),
-        own_f1=metrics.get(f"f1_tuned/{name}"),
+        own_f1=metrics.get(f"f1_tuned/{name}") if images else None,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vocdist.errors import UserError
+from vocdist.metrics.tables import measured_classes
 from vocdist.report.page import render, state
 from vocdist.report.run_data import RunData
 from vocdist.report.training_view import COLORS, compared_panels
@@ -22,12 +23,21 @@ OBVIOUS = ("run.dir", "train.resume")
 
 @dataclass(frozen=True)
 class Line:
-    """One figure of every run; `best` are the runs that have the best of different values."""
+    """One figure of every run.
+
+    Attributes:
+        key: Of the figure.
+        name: What the page calls it.
+        values: One of each run; None where it has none.
+        best: The runs that have the best of different values.
+        classes: Of each run, how many classes a mean is over, if not over all.
+    """
 
     key: str
     name: str
     values: Sequence[float | None]
     best: Sequence[int]
+    classes: Sequence[str]
 
 
 def comparison_page(runs: Sequence[RunData]) -> str:
@@ -109,4 +119,4 @@ def _line(runs: Sequence[RunData], key: str, name: str) -> Line:
     if measured and len(known) > 1 and len(set(known)) > 1:
         target = min(known) if key in LOWER else max(known)
         best = [i for i, value in enumerate(values) if value == target]
-    return Line(key, name, values, best)
+    return Line(key, name, values, best, [measured_classes(key, run.metrics) for run in runs])

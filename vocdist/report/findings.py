@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from vocdist.metrics.tables import measured_classes
 from vocdist.report.classifier_view import THRESHOLD, ClassifierView
 from vocdist.report.rpn_view import FITTING, RpnView
 from vocdist.report.run_data import RunData, points
@@ -40,17 +41,19 @@ def findings(run: RunData, view: ClassifierView | RpnView | None) -> list[str]:
 def _of_training(run: RunData) -> Iterator[str]:
     decides = task_class(run.task).best_metric
     epochs, values = points(run.rows, f"val/{decides}")
+    classes = measured_classes(decides, run.metrics)
+    figure = f"{decides} ({classes})" if classes else decides
     if len(values) > 2:
         best = int(values.argmax())
         # Of the last epoch's gain over the best before it.
         gain = values[-1] / max(1e-9, values[:-1].max()) - 1
         if best == len(values) - 1 and gain > 0.01:
             yield (
-                f"{decides} still rose by {gain:.0%} in the last epoch: more epochs may bring more."
+                f"{figure} still rose by {gain:.0%} in the last epoch: more epochs may bring more."
             )
         elif best < len(values) - 2 and values[-1] < 0.98 * values[best]:
             yield (
-                f"{decides} was highest after epoch {epochs[best]:.0f} "
+                f"{figure} was highest after epoch {epochs[best]:.0f} "
                 f"({values[best]:.3f}) and is {values[-1]:.3f} after epoch {epochs[-1]:.0f}: "
                 f"the later epochs did harm."
             )
@@ -103,7 +106,7 @@ def _of_rpn(run: RunData, view: RpnView) -> Iterator[str]:
             f"Recall of 200 proposals ({recall:.3f}) is not above that of a uniform grid of as "
             f"many boxes ({grid:.3f})."
         )
-    if view.fitting < 0.9:
+    if view.fitting is not None and view.fitting < 0.9:
         yield (
             f"{1 - view.fitting:.0%} of the train split's boxes have a shape that no anchor "
             f"reaches at IoU {FITTING}: see the anchors, and model.scales and model.ratios."

@@ -14,15 +14,15 @@ from PIL import Image
 
 from vocdist.config.file import read_yaml
 from vocdist.data.dataset import decode_image
-from vocdist.errors import UserError
 from vocdist.files.atomic import replaced_when_done
+from vocdist.metrics.tables import measured_classes
 from vocdist.report.classifier_view import THRESHOLD, classifier_view
 from vocdist.report.findings import best_and_worst, findings
 from vocdist.report.rpn_view import rpn_view
 from vocdist.report.run_data import RunData, flat, read_rows
 from vocdist.report.training_view import curve_panels, speed_panels
 from vocdist.runs.environment import ENVIRONMENT, read_starts
-from vocdist.runs.folder import CONFIG, RESULTS, load_results
+from vocdist.runs.folder import CONFIG, RESULTS, load_results, require_run
 from vocdist.runs.predictions import (
     PREDICTIONS,
     ClassifierPredictions,
@@ -60,7 +60,11 @@ def run_page(run: RunData) -> str:
         title=run.name,
         kind=task.title,
         state=state(run),
-        tiles=[tile for tile in task.tiles if tile[0] in run.metrics],
+        tiles=[
+            (*tile, measured_classes(tile[0], run.metrics))
+            for tile in task.tiles
+            if tile[0] in run.metrics
+        ],
         findings=findings(run, classifier or rpn),
         curves=curve_panels(run),
         speed=speed_panels(run),
@@ -210,8 +214,7 @@ def read_run(run_dir: Path) -> RunData:
     Raises:
         UserError: The folder is not a run.
     """
-    if not (run_dir / CONFIG).is_file():
-        raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
+    require_run(run_dir)
     results: Mapping[str, float] | None = None
     if (run_dir / RESULTS).is_file():
         results = load_results(run_dir / RESULTS)

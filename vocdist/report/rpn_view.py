@@ -31,22 +31,27 @@ class SizeRow:
 
 @dataclass(frozen=True)
 class RpnView:
-    """All of it; `fitting` is the share of train boxes that some anchor's shape fits."""
+    """All of it; no `recall` without objects in val, no `fitting` without any in train.
+
+    `fitting` is the share of train boxes that some anchor's shape fits.
+    """
 
     recall: Sequence[Panel]
     sizes: Sequence[SizeRow]
     anchors: Panel
-    fitting: float
+    fitting: float | None
 
 
 def rpn_view(predictions: RpnPredictions, metrics: Mapping[str, float]) -> RpnView:
     """Work out the view; the baselines are the metrics' own."""
     best = shape_iou(predictions.train_sizes, predictions.anchors)
+    objects = len(predictions.best)
     return RpnView(
-        recall=[_by_count(predictions, metrics), _by_iou(predictions)],
+        # Without objects there is nothing to find, and no recall.
+        recall=[_by_count(predictions, metrics), _by_iou(predictions)] if objects else [],
         sizes=_size_rows(predictions),
         anchors=_anchor_panel(predictions, best),
-        fitting=float((best >= FITTING).mean()) if len(best) else 0.0,
+        fitting=float((best >= FITTING).mean()) if len(best) else None,
     )
 
 
@@ -62,8 +67,6 @@ def shape_iou(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
 
 
 def _recall_and_ar(best: np.ndarray) -> tuple[float, float]:
-    if not len(best):
-        return 0.0, 0.0
     hits = best[:, None] >= np.asarray(IOU_THRESHOLDS)
     return float(hits[:, 0].mean()), float(hits.mean())
 
@@ -102,7 +105,7 @@ def _by_iou(predictions: RpnPredictions) -> Panel:
     series, legend = [], []
     for color, count in enumerate(COUNTS):
         best = predictions.at(count)
-        recall = [(best >= t - 1e-9).mean() if len(best) else 0.0 for t in thresholds]
+        recall = [(best >= t - 1e-9).mean() for t in thresholds]
         series.append(Series(f"{count} proposals", thresholds, recall, color))
         legend.append((color, f"{count} proposals", None))
     svg = chart(

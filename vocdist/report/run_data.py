@@ -59,9 +59,13 @@ class RunData:
         """The results, or those of the last epoch while there are none."""
         if self.results is not None:
             return dict(self.results)
-        measured = [row for row in self.rows if "val/loss" in row]
-        last = measured[-1] if measured else {}
-        return {k.partition("/")[2]: v for k, v in last.items() if k.startswith("val/")}
+        return last_metrics(self.rows)
+
+
+def last_metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """What the last epoch measured; empty before the first."""
+    last = next((row for row in reversed(rows) if "val/loss" in row), {})
+    return {k.partition("/")[2]: v for k, v in last.items() if k.startswith("val/")}
 
 
 def read_rows(metrics_jsonl: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from vocdist.metrics.tables import measured_classes
 from vocdist.report.charts import (
     Axis,
     Series,
@@ -18,7 +19,7 @@ from vocdist.report.charts import (
     thinned,
     upper_bound,
 )
-from vocdist.report.run_data import Row, RunData, points
+from vocdist.report.run_data import Row, RunData, last_metrics, points
 from vocdist.tasks.task import task_class
 
 # A curve of more points is drawn faint, with its running mean on top.
@@ -77,11 +78,12 @@ class Curves:
 
 def learning_curves(rows: Sequence[Row], task: str) -> list[Curves]:
     """How well a run of a task learned; charts without a value are left out."""
-    kind = task_class(task)
+    kind, metrics = task_class(task), last_metrics(rows)
+    measured = {key: _with_classes(name, key, metrics) for key, name in kind.curves.items()}
     return _present(
         _curves(rows, "Loss", LOSSES),
         _curves(rows, "Parts of the loss", LOSS_PARTS),
-        _curves(rows, kind.curves_title, kind.curves, highest=1.0),
+        _curves(rows, kind.curves_title, measured, highest=1.0),
         _curves(rows, "Learning rate", RATE, smooth=False),
         _curves(rows, "Gradient norm", NORM, note="Before clipping, where it is clipped."),
     )
@@ -124,10 +126,20 @@ def compared_panels(runs: Sequence[RunData]) -> list[Panel]:
     panels = []
     for key, title in keys.items():
         found = [(number, run, *points(run.rows, key)) for number, run in enumerate(runs)]
-        curves = [Curve(number % COLORS, run.name, x, y) for number, run, x, y in found if len(x)]
+        curves = [
+            Curve(number % COLORS, _with_classes(run.name, key, run.metrics), x, y)
+            for number, run, x, y in found
+            if len(x)
+        ]
         if curves:
             panels.append(_drawn(Curves(title, curves, smooth=key != "train/lr")))
     return panels
+
+
+def _with_classes(name: str, key: str, metrics: Mapping[str, float]) -> str:
+    """The name of a curve, with the number of classes that its mean is over, if not over all."""
+    classes = measured_classes(key.removeprefix("val/"), metrics)
+    return f"{name} ({classes})" if classes else name
 
 
 def _present(*found: Curves | None) -> list[Curves]:

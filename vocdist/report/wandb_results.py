@@ -79,7 +79,13 @@ def result_values(run_dir: Path, metrics: Mapping[str, float]) -> dict[str, Any]
         values["val/classes"] = table(
             ("class", "images", "AP", "F1"),
             [
-                (name, images, metrics.get(f"ap/{name}"), metrics.get(f"f1/{name}"))
+                # Without an image neither is defined; F1's key is there all the same, as 0.
+                (
+                    name,
+                    images,
+                    metrics.get(f"ap/{name}"),
+                    metrics.get(f"f1/{name}") if images else None,
+                )
                 for name, images in zip(predictions.classes, images_of, strict=True)
             ],
         )

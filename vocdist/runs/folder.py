@@ -44,13 +44,37 @@ def task_of(run_dir: Path) -> str:
     Raises:
         UserError: The folder is not a run.
     """
-    path = run_dir / CONFIG
-    if not path.is_file():
-        for folder in run_dir.parents[:2]:
-            if (folder / CONFIG).is_file():
-                raise UserError(f"{run_dir}: lies in the run {folder}: pass that")
-        raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
-    return str(read_yaml(path).get("task"))
+    require_run(run_dir)
+    return str(read_yaml(run_dir / CONFIG).get("task"))
+
+
+def require_run(run_dir: Path) -> None:
+    """Refuse what is no run folder.
+
+    Raises:
+        UserError: It is none; where it lies in one, that is named.
+    """
+    if (run_dir / CONFIG).is_file():
+        return
+    for folder in run_dir.parents[:2]:
+        if (folder / CONFIG).is_file():
+            raise UserError(f"{run_dir}: lies in the run {folder}: pass that")
+    raise UserError(f"{run_dir}: not a run (no {CONFIG}); train one with scripts/train_*.py")
+
+
+def run_around(place: Path) -> Path | None:
+    """The run that a place is, or whose weights or checkpoints it is; None: of no run.
+
+    Other files are of no run, wherever they lie: a project's own folder may hold a `config.yaml`.
+    """
+    if place.is_file() and place.name not in (FINAL_WEIGHTS, WEIGHTS, *POINTERS):
+        return None
+    folder = place.parent if place.is_file() else place
+    for above in (folder, folder.parent):
+        if above.name == CHECKPOINTS:
+            folder = above.parent
+            break
+    return folder if (folder / CONFIG).is_file() else None
 
 
 def run_weights(run_dir: Path) -> Path:
@@ -77,9 +101,9 @@ def weights_file(place: Path) -> Path:
     Raises:
         UserError: There is no such thing, or there are no weights yet.
     """
-    if place.name in POINTERS and place.is_file():
-        named = place.parent / place.read_text(encoding="utf-8", errors="replace").strip()
-        return named / WEIGHTS if named.is_dir() and named != place.parent else place
+    named = named_checkpoint(place)
+    if named != place:
+        return named / WEIGHTS
     if place.is_file():
         return place
     if place.name == CHECKPOINTS and (place.parent / CONFIG).is_file():
@@ -89,6 +113,14 @@ def weights_file(place: Path) -> Path:
     if not place.exists():
         raise UserError(f"{place}: no such file or run")
     return run_weights(place)
+
+
+def named_checkpoint(place: Path) -> Path:
+    """The checkpoint's folder that `best` or `last` names; any other place as it is."""
+    if place.name not in POINTERS or not place.is_file():
+        return place
+    named = place.parent / place.read_text(encoding="utf-8", errors="replace").strip()
+    return named if named.is_dir() and named != place.parent else place
 
 
 def named_weights(weights: str) -> str:

@@ -20,7 +20,7 @@ from vocdist.metrics.classification import (
     tuned_metrics,
     voc_metrics,
 )
-from vocdist.metrics.tables import classifier_table
+from vocdist.metrics.tables import classifier_table, measured_classes
 from vocdist.models.backbone import load_weights
 from vocdist.models.classifier import Classifier, MultilabelLoss
 from vocdist.models.layers import ExportGraph
@@ -143,9 +143,9 @@ class ClassifierTask(Task):
     @classmethod
     def headline_words(cls, metrics: Mapping[str, float]) -> str:
         """See `Task.headline_words`; with the number of classes that are measured, if not all."""
-        words, missing = super().headline_words(metrics), int(metrics["classes_without_positives"])
-        classes = sum(name.startswith("f1/") for name in metrics)
-        return f"{words} ({classes - missing} of {classes} classes)" if missing else words
+        words, classes = super().headline_words(metrics), measured_classes("mAP", metrics)
+        # Beside mAP, the first of `headline`.
+        return words.replace("  ", f" ({classes})  ", 1) if classes else words
 
     @classmethod
     def table(cls, metrics: Mapping[str, float]) -> Table:

@@ -1,7 +1,7 @@
 """The Region Proposal Network as a task: where the objects of an image are, of any class.
 
-`RpnTask` first; then proposals drawn on images, the baselines of its records, what its page shows
-of the train split, and the sentences of its model card. `rpn_model.py` builds its model.
+`RpnTask` first; then proposals drawn on images. `rpn_model.py` builds its model, and `rpn_card.py`
+has the sentences of its model card.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,27 +17,22 @@ from torch import Tensor, nn
 from vocdist.config import RpnConfig
 from vocdist.data.batch import Batch
 from vocdist.data.features import STORED_DTYPE
-from vocdist.data.geometry import Padding, fitted_size, fitting_words
+from vocdist.data.geometry import Padding
 from vocdist.data.loader import BatchLoader
-from vocdist.data.transforms import RpnTransform
+from vocdist.data.transforms import RpnTransform, scaled_box_sizes
 from vocdist.drawing import draw_proposals
 from vocdist.errors import UserError
-from vocdist.metrics.proposals import (
-    COUNTS,
-    best_ious,
-    grid_boxes,
-    proposal_recall,
-    random_boxes,
-)
+from vocdist.metrics.proposals import COUNTS, baseline_ious, best_ious, proposal_recall
 from vocdist.metrics.tables import recall_table
-from vocdist.models.rpn.anchors import cell_anchors
+from vocdist.models.rpn.anchors import anchor_sizes
 from vocdist.models.rpn.network import FeatureShapes, HeadOutput, ProposalGraph, ProposalModel
 from vocdist.models.rpn.proposals import Proposals
 from vocdist.runs.predictions import RpnPredictions
 from vocdist.shards.reader import ShardReader
+from vocdist.tasks.rpn_card import rpn_card
 from vocdist.tasks.rpn_model import build_model, keeps_features, resolve_backbone
 from vocdist.tasks.task import FrozenFeatures, ModelCard, Record, Task
-from vocdist.voc.annotation import rows_to_xyxy
+from vocdist.voc.counts import notes_on_no_objects
 
 # Numbers of proposals at which a record keeps each box's best IoU: the metrics' and those between.
 CURVE_COUNTS = tuple(sorted({1, 2, 5, 10, 20, 30, 75, 150, 250, *COUNTS}))
@@ -104,7 +99,7 @@ class RpnTask(Task):
             box.long_side,
             training and box.flip,
             box.one_based,
-            box.pad_multiple if _snaps(config) else 1,
+            box.pad_multiple if config.input.snaps else 1,
             box.aspects,
         )
 
@@ -113,12 +108,17 @@ class RpnTask(Task):
         """See `Task.padding`."""
         box = config.input
         sides = box.short_side, box.long_side, box.pad_multiple
-        return Padding(*sides, snap=_snaps(config), aspects=box.aspects)
+        return Padding(*sides, snap=config.input.snaps, aspects=box.aspects)
 
     @classmethod
     def resolve(cls, config: RpnConfig, begun: RpnConfig | None = None) -> RpnConfig:
         """See `resolve_backbone`."""
         return resolve_backbone(config, begun)
+
+    @classmethod
+    def notes(cls, train: ShardReader, val: ShardReader) -> list[str]:
+        """See `Task.notes`."""
+        return notes_on_no_objects(*(int(reader.class_images.sum()) for reader in (train, val)))
 
     @classmethod
     def table(cls, metrics: Mapping[str, float]) -> Table:
@@ -183,9 +183,9 @@ class RpnTask(Task):
         """See `Task.frozen_features`."""
         settings, box = config.features, config.input
         device = next(self._model.parameters()).device.type
-        if not keeps_features(settings.cache, snap=_snaps(config), device=device):
+        if not keeps_features(settings.cache, snap=config.input.snaps, device=device):
             return None
-        if not _snaps(config):
+        if not config.input.snaps:
             raise UserError(
                 "features.cache=true keeps features of images, which padding would make depend on "
                 "their batch: set input.snap=true, or features.cache=false"
@@ -214,9 +214,18 @@ class RpnTask(Task):
             proposals=_joined(records, "proposal_boxes"),
             scores=_joined(records, "proposal_scores"),
             proposal_image=np.repeat(images, proposals),
-            anchors=_anchor_sizes(self.config),
-            train_sizes=_box_sizes(self.config, train),
+            anchors=anchor_sizes(self.config.model.scales, self.config.model.ratios).numpy(),
+            train_sizes=self.train_sizes(train),
         )
+
+    def train_sizes(self, train: ShardReader) -> np.ndarray:
+        """(B, 2) width and height of up to `SAMPLED_BOXES` train boxes, pixels of the input."""
+        padding = self.padding(self.config, training=False)
+        found = scaled_box_sizes(train.annotations, padding, one_based=self.one_based)
+        # Evenly through the split, the same each time.
+        kept = np.linspace(0, len(found) - 1, min(len(found), SAMPLED_BOXES)).astype(int)
+        chosen: np.ndarray = found[kept]
+        return chosen
 
     def pictures(
         self, loader: BatchLoader, indices: Sequence[int], *, drawn: int = KEPT_PROPOSALS
@@ -271,16 +280,7 @@ class RpnTask(Task):
 
     def card(self) -> ModelCard:
         """See `Task.card`."""
-        return ModelCard(
-            "Region Proposal Network",
-            "from vocdist import RegionProposalNetwork\n\n"
-            'model = RegionProposalNetwork.load("model.safetensors")\n'
-            'print(model.propose("photo.jpg", count=50)[0].boxes)',
-            ("object-detection", "rpn"),
-            False,
-            tuple(input_words(self.config)),
-            _output_words(self.config),
-        )
+        return rpn_card(self.config)
 
     def _losses(self, output: HeadOutput, shapes: FeatureShapes, batch: Batch) -> dict[str, Tensor]:
         losses = self._rpn.losses(
@@ -310,7 +310,7 @@ class RpnTask(Task):
         size = torch.tensor([width, height, width, height])
         image = (sample, torch.cat([boxes.flatten(), size]).numpy().tobytes())
         if image not in self._baselines:
-            self._baselines[image] = _baselines(boxes, width, height, seed=sample)
+            self._baselines[image] = baseline_ious(boxes, width, height, seed=sample)
         return {
             "best": best_ious(found.boxes, boxes, CURVE_COUNTS).numpy(),
             **self._baselines[image],
@@ -352,82 +352,5 @@ def proposal_overlays(
     return pictures
 
 
-def _baselines(boxes: Tensor, width: int, height: int, seed: int) -> Mapping[str, np.ndarray]:
-    """Best IoU (N, counts) of boxes that nobody learned: the same in every epoch."""
-    # A grid of k boxes is not the first k of a finer one: each count has its own.
-    grids = [best_ious(grid_boxes(width, height, k), boxes, (k,)) for k in COUNTS]
-    guesses = random_boxes(width, height, max(COUNTS), seed=seed)
-    return {
-        "best_grid": torch.cat(grids, dim=1).numpy(),
-        "best_random": best_ious(guesses, boxes).numpy(),
-    }
-
-
 def _joined(records: Sequence[Record], name: str) -> np.ndarray:
     return np.concatenate([np.asarray(record[name]) for record in records])
-
-
-def _snaps(config: RpnConfig) -> bool:
-    """Whether images are scaled to multiples of `pad_multiple`, and nothing is padded."""
-    return config.input.snap or config.input.aspects is not None
-
-
-def _anchor_sizes(config: RpnConfig) -> np.ndarray:
-    """(A, 2) width and height of the anchors of a cell, pixels of the input."""
-    levels = [cell_anchors(scales, config.model.ratios) for scales in config.model.scales]
-    boxes = torch.cat(levels)
-    sizes: np.ndarray = (boxes[:, 2:] - boxes[:, :2]).numpy()
-    return sizes
-
-
-def _box_sizes(config: RpnConfig, train: ShardReader) -> np.ndarray:
-    """(B, 2) width and height of up to `SAMPLED_BOXES` train boxes, pixels of the input."""
-    sizes = [np.zeros((0, 2), dtype=np.float32)]
-    box = config.input
-    snap = box.pad_multiple if _snaps(config) else 1
-    bounds = box.short_side, box.long_side, snap, box.aspects
-    for one in train.annotations:
-        stored = np.array([one.width, one.height], dtype=np.float32)
-        height, width = fitted_size(one.height, one.width, *bounds)
-        xyxy = rows_to_xyxy(one.boxes, one.width, one.height, one_based=box.one_based)
-        sizes.append((xyxy[:, 2:] - xyxy[:, :2]) * np.array([width, height]) / stored)
-    found = np.concatenate(sizes).astype(np.float32)
-    # Evenly through the split, the same each time.
-    kept = np.linspace(0, len(found) - 1, min(len(found), SAMPLED_BOXES)).astype(int)
-    chosen: np.ndarray = found[kept]
-    return chosen
-
-
-def input_words(config: RpnConfig) -> list[str]:
-    """The sentences of the model card for `RpnTask.transform` and its padding."""
-    box = config.input
-    if _snaps(config):
-        fitted = fitting_words(box.short_side, box.long_side, box.pad_multiple, box.aspects)
-        return [fitted, "There is no padding: image_sizes are (height, width) of the input."]
-    return [
-        fitting_words(box.short_side, box.long_side, 1),
-        f"Pad with zeros at the right and the bottom to multiples of {box.pad_multiple}.",
-        "image_sizes are (height, width) before the padding.",
-    ]
-
-
-def _output_words(config: RpnConfig) -> str:
-    """The sentence from the graph's outputs to proposals."""
-    rule, model = config.proposals, config.model
-    text = "boxes are xyxy, in pixels of the input. "
-    each = ""
-    if len(model.strides) > 1:
-        anchors = [len(scales) * len(model.ratios) for scales in model.scales]
-        levels = zip(model.strides, anchors, strict=True)
-        each = "of each level "
-        text += (
-            "They come by levels, of ceil(H / stride) * ceil(W / stride) * anchors each (stride, "
-            f"anchors: {'; '.join(f'{stride}, {count}' for stride, count in levels)}). "
-        )
-    low = "of 0" if rule.score_threshold is None else f"below {rule.score_threshold:g}"
-    return (
-        f"{text}Take the {rule.pre_nms_top_k} best {each}by score, drop those with a side below "
-        f"{rule.min_size:g} pixels or a score {low}, apply NMS at IoU {rule.nms_threshold:g}"
-        f"{' to each level' if each else ''}, keep as many of the best as wanted, and multiply by "
-        f"stored size / image_sizes."
-    )

@@ -24,6 +24,8 @@ from vocdist.runs.folder import (
     CONFIG,
     FINAL_WEIGHTS,
     named_weights,
+    run_around,
+    task_of,
     weights_file,
 )
 
@@ -33,12 +35,14 @@ DEFAULT_CLASSIFIER_RUN = Path("runs/classifier")
 def resolve_backbone(config: RpnConfig, begun: RpnConfig | None = None) -> RpnConfig:
     """Settle where the RPN's features come from, so that the run's config says it.
 
-    A run's backbone becomes `model.backbone`; `auto` becomes the run in `runs/classifier`, or,
-    without one, ResNet-18 with ImageNet weights. A run that was `begun` keeps what it has, since
-    its checkpoints hold the backbone.
+    The backbone of a run, or of the run whose weights or checkpoints are named, becomes
+    `model.backbone`; `auto` becomes the run in `runs/classifier`, or, without one, ResNet-18 with
+    ImageNet weights. A run that was `begun` keeps what it has, since its checkpoints hold the
+    backbone.
 
     Raises:
-        UserError: A path was given that is neither a finished run nor a weights file.
+        UserError: A path was given that is neither a finished run nor a weights file, or of a run
+            of another task.
     """
     source = config.model.classifier
     if begun and source in ("auto", begun.model.classifier):
@@ -54,14 +58,23 @@ def resolve_backbone(config: RpnConfig, begun: RpnConfig | None = None) -> RpnCo
             fallback = replace(config.model, classifier="none", backbone="resnet18")
             return replace(config, model=fallback)
         source = str(DEFAULT_CLASSIFIER_RUN)
-    run = Path(source)
-    if source == "none" or run.is_file() or run.parent.name == CHECKPOINTS:
+    if source == "none":
         return replace(config, model=replace(config.model, classifier=source))
-    if not (run / CONFIG).is_file() or not (run / FINAL_WEIGHTS).is_file():
+    place = Path(source)
+    # Of a run that is still training a checkpoint is to be named: its best one may yet change.
+    of_checkpoints = CHECKPOINTS in (place.name, place.parent.name)
+    if not place.is_file() and not of_checkpoints and not (place / FINAL_WEIGHTS).is_file():
         raise UserError(
-            f"{run}: neither a weights file nor a finished classifier run (no {FINAL_WEIGHTS}): "
-            f"train one with scripts/train_classifier.py run.dir={run}, or pass "
+            f"{place}: neither a weights file nor a finished classifier run (no {FINAL_WEIGHTS}): "
+            f"train one with scripts/train_classifier.py run.dir={place}, or pass "
             f"model.classifier=none for an ImageNet backbone"
+        )
+    run = run_around(weights_file(place))
+    if run is None:
+        return replace(config, model=replace(config.model, classifier=source))
+    if (task := task_of(run)) != ClassifierConfig().task:
+        raise UserError(
+            f"model.classifier={source}: is of a run of another task ({task}): pass a classifier's"
         )
     backbone = load_config(ClassifierConfig, run / CONFIG).model.backbone
     return replace(config, model=replace(config.model, classifier=source, backbone=backbone))

@@ -13,10 +13,10 @@ from torch import nn
 from vocdist.config import TaskConfig
 from vocdist.data.batch import Batch
 from vocdist.data.loader import ahead_of_use
-from vocdist.distributed.processes import build_accelerator, gather_lists, lay_out
+from vocdist.distributed.processes import build_accelerator, gather_lists, lay_out, runtime_of_use
 from vocdist.errors import SharedError, UserError
 from vocdist.runs.checkpoint import load_model, read_metadata
-from vocdist.runs.folder import run_weights
+from vocdist.runs.folder import run_around, run_weights, weights_file
 from vocdist.shards.reader import ShardReader
 from vocdist.tasks.task import Record, Task, build_task, check_shards, load_run_config
 from vocdist.training.loaders import build_reader, split_loader
@@ -94,16 +94,26 @@ class MeasuredRun(NamedTuple):
     reader: ShardReader
 
 
-def measure_run(run_dir: Path, overrides: list[str]) -> MeasuredRun:
-    """Measure a run's weights on its val split; overrides may name other shards or another rule.
+def measure_run(place: Path, overrides: list[str]) -> MeasuredRun:
+    """Measure a run on its val split; overrides may name other shards or another rule.
+
+    `place` is a run, or its checkpoints, one of them, or `best` or `last` there, which stand for
+    the weights that `weights_file` says.
 
     Raises:
-        UserError: The folder is not a run, or its shards are gone.
+        UserError: It is nothing of a run, there are no weights, or its shards are gone.
     """
+    weights = weights_file(place)
+    run_dir = run_around(weights)
+    if run_dir is None:
+        raise UserError(f"{place}: is of no run, whose val split could be measured: pass a run")
     config = load_run_config(run_dir, overrides)
-    accelerator = build_accelerator(config.runtime)
-    task = load_task(config, run_dir)
-    lay_out(task.model, config.runtime, accelerator.device)
+    runtime, notes = runtime_of_use(config.runtime, overrides)
+    accelerator = build_accelerator(runtime)
+    for note in notes:
+        accelerator.print(note)
+    task = load_task(config, run_dir, weights)
+    lay_out(task.model, runtime, accelerator.device)
     model = accelerator.prepare_model(task.model, evaluation_mode=True)
     loader = split_loader(config, task, build_reader(config, "val"), accelerator, training=False)
     batches = ahead_of_use(loader.evaluation(), accelerator.device)
@@ -111,8 +121,8 @@ def measure_run(run_dir: Path, overrides: list[str]) -> MeasuredRun:
     return MeasuredRun(config, task, evaluation, loader.dataset.reader)
 
 
-def load_task(config: TaskConfig, run_dir: Path) -> Task:
-    """A run's task with its final weights, or its best checkpoint's while it is still training.
+def load_task(config: TaskConfig, run_dir: Path, weights: Path | None = None) -> Task:
+    """A run's task with these weights of it, by default those of `run_weights`.
 
     Raises:
         UserError: There are no weights yet, or the classifier knows other classes than the shards.
@@ -120,7 +130,7 @@ def load_task(config: TaskConfig, run_dir: Path) -> Task:
     check_shards(run_dir, config)
     reader = build_reader(config, "train")
     task = build_task(config, reader, pretrained=False)
-    weights = run_weights(run_dir)
+    weights = weights or run_weights(run_dir)
     metadata = read_metadata(weights)
     classes = metadata.get("classes")
     foreign = classes is not None and tuple(json.loads(classes)) != reader.manifest.classes

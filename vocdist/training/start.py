@@ -15,7 +15,7 @@ from vocdist.distributed.processes import gather_lists
 from vocdist.errors import SharedError, UserError
 from vocdist.files.lock import HeldByAnotherError, NoLocksError, held_alone
 from vocdist.runs.checkpoint import STATE, Checkpoints, Position, damage, load_position
-from vocdist.runs.folder import CONFIG, FINAL_WEIGHTS, RESULTS, begun_config
+from vocdist.runs.folder import CONFIG, FINAL_WEIGHTS, RESULTS, begun_config, named_checkpoint
 from vocdist.runs.tracking import METRICS, drop_rows_after, remembered_run_id
 from vocdist.training.guard import NON_FINITE
 
@@ -164,7 +164,7 @@ def _note_on_epochs(config: Any, position: Position) -> list[str]:
 
 
 def _named_checkpoint(resume: str, checkpoints: Checkpoints) -> Path:
-    chosen = Path(resume).resolve()
+    chosen = named_checkpoint(Path(resume)).resolve()
     if not (chosen / STATE).is_file():
         raise UserError(
             f"train.resume={resume}: not a checkpoint folder; they are in "

@@ -97,6 +97,22 @@ def notes_on_absent(train: Mapping[str, int], val: Mapping[str, int]) -> list[st
     return notes
 
 
+def notes_on_no_objects(train: int, val: int) -> list[str]:
+    """Lines on splits without any object, for a task that knows no classes.
+
+    Both are counts of objects, or of images that show one: only 0 matters.
+    """
+    notes = []
+    if not train:
+        notes.append("train has no object: nothing but background can be learned")
+    if not val:
+        notes.append(
+            "val has no object: nothing but the loss is measured, and the best epoch is that of "
+            "the lowest val loss"
+        )
+    return notes
+
+
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more

@@ -32,6 +32,12 @@ def cell_anchors(scales: Sequence[float], ratios: Sequence[float]) -> Tensor:
     return torch.cat([-half, half], dim=1)
 
 
+def anchor_sizes(scales_per_level: Sequence[Sequence[float]], ratios: Sequence[float]) -> Tensor:
+    """(width, height) of a cell's anchors of all levels -> (K, 2) float32 pixels on the CPU."""
+    boxes = torch.cat([cell_anchors(scales, ratios) for scales in scales_per_level])
+    return boxes[:, 2:] - boxes[:, :2]
+
+
 def grid_anchors(
     feature_shapes: Sequence[tuple[int, int]],
     padded_size: tuple[int, int],
