@@ -42,7 +42,7 @@ APART = {
 }
 # Libraries that a few places hide from the rest.
 HIDDEN = {
-    "accelerate": ("distributed/", "training/", "runs/progress.py"),
+    "accelerate": ("distributed/", "training/"),
     "wandb": ("runs/wandb.py",),
     "webdataset": ("shards/",),
     "fsspec": ("remote/",),

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from vocdist.config.training import OptimConfig
 from vocdist.runs.checkpoint import Checkpoints, Position
-from vocdist.runs.progress import RunLog
 from vocdist.runs.tracking import NullTracker, Tracker
 from vocdist.training.guard import FiniteGuard
+from vocdist.training.log import RunLog
 from vocdist.training.optim import WeightAverage, build_optimizer, load_optimizer_state
 from vocdist.training.saving import Saver
 

@@ -21,12 +21,12 @@ from vocdist.distributed.processes import average_buffers, learning_batch_norms
 from vocdist.errors import UserError
 from vocdist.report.page import RunReport
 from vocdist.runs.checkpoint import Checkpoints, Position
-from vocdist.runs.progress import RunLog
 from vocdist.runs.tracking import Tracker
 from vocdist.tasks.task import Task
 from vocdist.training.evaluation import Evaluation, evaluate
 from vocdist.training.guard import NON_FINITE, FiniteGuard
 from vocdist.training.loaders import TrainingLoaders
+from vocdist.training.log import RunLog
 from vocdist.training.optim import (
     WeightAverage,
     gradient_norm,

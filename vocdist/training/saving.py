@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vocdist.distributed.processes import average_buffers, raise_together
 from vocdist.errors import UserError
 from vocdist.runs.checkpoint import WEIGHTS, Checkpoints, Position, load_model, load_training
-from vocdist.runs.progress import RunLog
 from vocdist.training.guard import FiniteGuard
+from vocdist.training.log import RunLog
 from vocdist.training.optim import WeightAverage, load_optimizer_state
 
 

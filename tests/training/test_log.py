@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import torch
 
-from vocdist.runs.progress import ProgressLine
+from vocdist.training.log import ProgressLine
 
 ROW = {
     "train/loss": 0.5,
