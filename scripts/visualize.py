@@ -10,6 +10,7 @@ of a run's checkpoints. Ground truth of an RPN run is green, its proposals are r
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -61,9 +62,8 @@ def main(arguments: list[str]) -> None:
 
 def from_voc(folder: Path, config: VisualizeConfig) -> Pictures:
     """Images of a VOC root with all their boxes, whatever the classes are called."""
-    from PIL import Image
-
     from vocdist.drawing import draw_boxes
+    from vocdist.shards.images import BadImage, as_drawn_on, checked_size
     from vocdist.voc.annotation import box_rows, rows_to_xyxy
     from vocdist.voc.classes import class_ids
     from vocdist.voc.pairing import pair_samples
@@ -75,9 +75,17 @@ def from_voc(folder: Path, config: VisualizeConfig) -> Pictures:
         objects = samples[key].annotation.objects
         names = [item.name for item in objects]
         ids = class_ids(sorted(set(names)))
-        with Image.open(samples[key].image) as image:
-            boxes = rows_to_xyxy(box_rows(objects, ids), *image.size)
-            yield key, draw_boxes(image, boxes, labels=names)
+        encoded = samples[key].image.read_bytes()
+        try:
+            checked_size(encoded)
+        except BadImage as bad:
+            raise UserError(f"{samples[key].image}: {bad.detail}: mend or remove it") from None
+        stated = samples[key].annotation.width, samples[key].annotation.height
+        image, note = as_drawn_on(encoded, stated)
+        if note:
+            print(f"{key}: {note}", file=sys.stderr)
+        boxes = rows_to_xyxy(box_rows(objects, ids), *image.size)
+        yield key, draw_boxes(image, boxes, labels=names)
 
 
 def from_shards(folder: Location, config: VisualizeConfig) -> Pictures:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from voc_on_disk import jpeg, xml
 
-from vocdist.shards.images import Shrink, orientation_of, to_stored, upright_size
+from vocdist.shards.images import Shrink, as_drawn_on, orientation_of, to_stored, upright_size
 from vocdist.shards.reader import ShardReader
 from vocdist.shards.verify import verify_shards
 from vocdist.voc.annotation import VocObject, rows_to_xyxy
@@ -161,3 +161,25 @@ def test_turned_boxes_are_boxes_inside_the_stored_picture(data, orientation, wid
     (x1, x2), (y1, y2) = corners
     (box,) = to_stored([VocObject("a", x1, y1, x2, y2, False, False)], (width, height), orientation)
     assert 0 <= box.xmin < box.xmax <= width and 0 <= box.ymin < box.ymax <= height
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_photograph_is_shown_as_its_boxes_were_drawn_on_it(orientation):
+    def whiteness(stated, box):
+        image, note = as_drawn_on(photograph(orientation), stated)
+        pixels = np.asarray(image.convert("L"), float) / 255
+        x1, y1, x2, y2 = rows_to_xyxy(
+            np.array([[0, box.xmin, box.ymin, box.xmax - box.xmin, box.ymax - box.ymin]]),
+            *image.size,
+        )[0].astype(int)
+        inside = pixels[y1:y2, x1:x2]
+        return inside.mean() - (pixels.sum() - inside.sum()) / pixels.size, note
+
+    upright = VocObject("dog", *BOX, False, False)
+    share, note = whiteness((64, 48), upright)
+    assert share > 0.95
+    # A half turn and a mirror leave the sides as they are: which picture was meant is not known.
+    assert bool(note) is (orientation in (2, 3, 4))
+    if orientation in QUARTERS:
+        stored = to_stored([upright], (48, 64), orientation)[0]
+        assert whiteness((48, 64), stored)[0] > 0.95

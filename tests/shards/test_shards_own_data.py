@@ -14,6 +14,7 @@ from vocdist.errors import UserError
 from vocdist.shards.format import load_manifest
 from vocdist.shards.images import Shrink, fit_long_side, shrink_jpeg, shrink_rows
 from vocdist.shards.reader import ShardReader
+from vocdist.shards.samples import samples_of
 from vocdist.shards.verify import verify_shards
 
 HELMETS = ("Hard Hat", "vest", "person")
@@ -166,3 +167,29 @@ def test_boxes_stay_boxes_inside_the_image(data, width, height, max_side):
     assert abs((x - 1) - (x1 - 1) * new[0] / width) <= 2
     if new == (width, height) and x2 - x1 > 1:
         assert (x, w) == (x1, x2 - x1)
+
+
+def test_boxes_that_are_percent_are_named(voc_root, make):
+    """On an image of 240 x 320; what the boxes are in is said by all of them together."""
+
+    def notes(*more: tuple[int, int, int, int], size: tuple[int, int] = (240, 320)):
+        for i in range(5):
+            boxes = [(10 * i, 2, 10 * i + 20, 40), (3, 50, 60, 55 + 10 * i), *more[i : i + 1]]
+            objects = [("dog", 0, *box) for box in boxes]
+            voc_root.add(f"frame{i}", xml(objects, size), jpeg(*size, i))
+        samples = samples_of(
+            voc_root.path,
+            ("dog",),
+            split_lists=False,
+            split_ratio=0.8,
+            split_seed=0,
+            skip_difficult=False,
+        )
+        return [note for note in samples.notes if "percent" in note]
+
+    (note,) = notes()
+    assert note.startswith(
+        "all 10 boxes end within 100 pixels, on images of 240 and more: if their"
+    )
+    assert notes((1, 1, 101, 20)) == []
+    assert notes(size=(120, 320)) == []

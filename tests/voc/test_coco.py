@@ -138,7 +138,10 @@ def test_two_files_with_boxes_for_one_image_are_refused(tmp_path, draw):
     ("content", "kind"),
     [
         ('{"shapes": []}', "labelme's own form: labelme2voc.py"),
-        ('[{"data": {}, "annotations": []}]', "Label Studio's own form"),
+        ('[{"data": {}, "annotations": []}]', "Label Studio's own form: choose Pascal VOC XML"),
+        ('[{"image": "a.jpg", "label": [], "annotator": 1}]', "Label Studio's own form"),
+        ('{"_via_img_metadata": {}}', "VIA's own form: choose Export Annotations .COCO format"),
+        ('{"a.jpg9": {"filename": "a.jpg", "regions": []}}', "VIA's own form"),
         ('{"images": [], "categories": []}', "COCO without annotations"),
         ('{"a": 1}', "of an unknown kind, with a"),
         ("{", "not valid JSON"),
@@ -151,3 +154,15 @@ def test_json_of_another_kind_is_named(tmp_path, draw, content, kind):
         UserError, match=rf"no \.xml file below it, but 1 \.json \(as a.json: {kind}"
     ):
         arrange(tmp_path / "export", tmp_path / "voc")
+
+
+def test_boxes_as_shares_of_the_sides_are_named(tmp_path, draw):
+    draw(tmp_path / "export/a.jpg")
+    boxes = [(0, 1, [0.1, 0.2, 0.3, 0.4]), (0, 1, [0, 0, 1, 1])]
+    coco(tmp_path / "export/a.json", ["a.jpg"], boxes)
+    message = r"a.json: its boxes are shares \(0 to 1\) .* as \(0.1, 0.2, 0.4, 0.6\): COCO's are"
+    with pytest.raises(UserError, match=message):
+        arrange(tmp_path / "export", tmp_path / "voc")
+    # One pixel is no share.
+    coco(tmp_path / "export/a.json", ["a.jpg"], boxes[1:])
+    arrange(tmp_path / "export", tmp_path / "voc")

@@ -101,7 +101,7 @@ def test_an_output_inside_the_export_is_refused(tmp_path, add_pair):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("<annotations><image/></annotations>", r"its root is <annotations>.* choose Pascal VOC"),
+        ("<annotations><image/></annotations>", r"its root is <annotations>.* choose PASCAL VOC"),
         ("<annotation></annotation>", r"no object in any of them"),
         ("<annotation", r"none of 1 XML files can be used: .*a.xml: is not valid XML"),
     ],

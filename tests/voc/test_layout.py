@@ -87,3 +87,14 @@ def test_the_image_folder_is_never_listed(tmp_path, make_root):
     os.rename(root / "Annotations", root / "Annotations_old")
     with pytest.raises(UserError, match="no VOC data set"):
         find_voc_root(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.xml", "train/_annotations.coco.json", "data.yaml"])
+def test_an_export_in_another_layout_is_sent_to_make_voc(tmp_path, name):
+    with pytest.raises(UserError) as caught:
+        find_voc_root(tmp_path)
+    assert "make_voc.py" not in str(caught.value)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=rf"python scripts/make_voc.py {tmp_path} data/mine"):
+        find_voc_root(tmp_path)

@@ -109,7 +109,8 @@ def test_shares_are_of_the_image_that_is_shown(tmp_path, draw):
     [
         ("3 0.5 0.5 1 1", "a.txt, line 2: class 3, but 1 names are given"),
         ("0 0.5 0.5 1", "a.txt, line 2: .* is no label"),
-        ("0 25 20 50 40", "a.txt, line 2: .* no shares"),
+        ("0 25 20 50 40", "a.txt, line 2: .* no shares .* but percent or pixels"),
+        ("0 250 20 50 40", "a.txt, line 2: .* no shares .* but pixels"),
         ("0 0.1 0.1 0.4 0.4 0.1 0.1 0.3", "a.txt, line 2: 7 numbers are neither"),
         ("dog 0.5 0.5 1 1", "a.txt, line 2: .* is no label"),
     ],

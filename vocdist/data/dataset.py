@@ -18,6 +18,7 @@ from vocdist.data.transforms import Example, Plan, Transform
 from vocdist.errors import UserError
 from vocdist.remote.location import parse_location
 from vocdist.shards.format import Annotations
+from vocdist.shards.images import DEEP, bits_a_channel
 from vocdist.shards.reader import ShardReader
 from vocdist.voc.annotation import rows_to_xyxy
 
@@ -94,6 +95,8 @@ def decode_image(encoded: bytes, name: str, remedy: str = "convert it again") ->
         # The same pixels as Pillow's, in some two thirds of its time.
         pixels = simplejpeg.decode_jpeg(encoded) if _is_plain(encoded) else _with_pillow(encoded)
     except (ValueError, OSError, UnidentifiedImageError) as error:
+        if (bits := bits_a_channel(encoded)) > 8:
+            raise UserError(f"{name}: {DEEP.format(bits)}") from None
         raise UserError(f"{name}: not a readable JPEG ({error}): {remedy}") from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -20,6 +20,7 @@ from vocdist.data.workers import usable_cores
 from vocdist.errors import UserError
 from vocdist.inference.files import all_images
 from vocdist.shards.format import Annotations
+from vocdist.shards.images import DEEP, bits_a_channel
 from vocdist.tasks.task import EvaluationView
 
 # At most this many batches of images wait, opened, for others of their shape.
@@ -41,7 +42,7 @@ def image_size(source: ImageSource) -> tuple[int, int]:
         UserError: It is no image.
     """
     if isinstance(source, str | Path):
-        with _reasons(), Image.open(source) as image:
+        with _reasons(source), Image.open(source) as image:
             return image.height, image.width
     if isinstance(source, Image.Image):
         if not source.height * source.width:
@@ -126,12 +127,18 @@ def _from_pillow(image: Image.Image) -> Tensor:
 
 
 @contextmanager
-def _reasons() -> Iterator[None]:
+def _reasons(path: str | Path | None = None) -> Iterator[None]:
     """Turn what Pillow raises for bad files, a dozen unrelated types, into a UserError."""
     try:
         yield
     except UserError:
         raise
+    except UnidentifiedImageError:
+        # Pillow knows no JPEG of 12 bits, and does not say so.
+        encoded = Path(path).read_bytes() if path else b""
+        if encoded.startswith(_JPEG_START) and (bits := bits_a_channel(encoded)) > 8:
+            raise UserError(DEEP.format(bits)) from None
+        raise UserError("not a readable image (of no format that Pillow knows)") from None
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"not a readable image ({reason})") from None

@@ -8,12 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vocdist.voc.annotation import VocObject
 
 # Pillow's own guard against decompression bombs; a JPEG may claim 65,535 x 65,535 pixels.
 MAX_PIXELS = 89_478_485
+# What a decoder of 8 bits a channel does not read: X-ray stations and some cameras write 12.
+DEEP = "a JPEG of {} bits a channel: store it with 8"
+# Markers that begin a frame and state its bits a channel: SOF0 to SOF15, without the three codes
+# among them that are something else.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 BoxFrame = Literal["auto", "upright", "stored"]
 ORIENTATION_TAG = 0x0112
 EXIF_MARK = b"Exif\0\0"
@@ -61,6 +66,8 @@ def checked_size(encoded: bytes, *, decode: bool = True) -> tuple[int, int]:
     try:
         if encoded[:2] != b"\xff\xd8":
             raise BadImage("not_jpeg_inside", f"named as a JPEG, but {_kind(encoded)}")
+        if (bits := bits_a_channel(encoded)) > 8:
+            raise BadImage("deep_image", DEEP.format(bits))
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
         if width * height > MAX_PIXELS:
             raise BadImage("image_too_large", f"{width} x {height} pixels")
@@ -75,10 +82,23 @@ def checked_size(encoded: bytes, *, decode: bool = True) -> tuple[int, int]:
                 image.load()
     # SyntaxError: Pillow's word for broken headers.
     except (ValueError, OSError, SyntaxError) as error:
-        if "precision" in str(error):
-            raise BadImage("deep_image", f"{error}: store it with 8 bits a channel") from None
         raise BadImage("broken_image", f"does not decode: {error}") from None
     return width, height
+
+
+def bits_a_channel(encoded: bytes) -> int:
+    """What a JPEG's frame states, mostly 8; 8 too where no frame is found."""
+    position = 2
+    while encoded[position : position + 1] == b"\xff" and position + 4 < len(encoded):
+        marker = encoded[position + 1]
+        if marker in _FRAMES:
+            return encoded[position + 4]
+        if marker == START_OF_SCAN[0]:
+            break
+        # A byte that fills up has no length after it.
+        length = int.from_bytes(encoded[position + 2 : position + 4], "big")
+        position += 1 if marker == 0xFF else 2 + length
+    return 8
 
 
 def _kind(encoded: bytes) -> str:
@@ -143,6 +163,26 @@ def frame_of_boxes(
     if 0 not in stated and upright != stored:
         return "upright" if stated == upright else "stored"
     return chosen
+
+
+def as_drawn_on(encoded: bytes, stated: tuple[int, int]) -> tuple[Image.Image, str]:
+    """A JPEG's picture in the frame of its boxes, and a line where that is not certain.
+
+    `stated` is the XML's (width, height), 0 where it states none. Where the sizes do not tell, it
+    is the upright picture, which most tools show.
+    """
+    with Image.open(io.BytesIO(encoded)) as image:
+        orientation = orientation_of(encoded)
+        frame = frame_of_boxes(stated, image.size, orientation, "auto")
+        if frame == "stored":
+            return image.convert("RGB"), ""
+        turned = ImageOps.exif_transpose(image).convert("RGB")
+    if frame == "upright":
+        return turned, ""
+    return turned, (
+        f"EXIF has it {WORDS[orientation]}, and its XML's size does not tell which picture the "
+        f"boxes were drawn on: shown upright. If they do not fit, convert with exif_boxes=stored"
+    )
 
 
 def to_stored(

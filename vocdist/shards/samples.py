@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from tqdm import tqdm
 
 from vocdist.errors import UserError
 from vocdist.shards.division import Division, divide
 from vocdist.shards.engine import run_tasks
+from vocdist.shards.format import parse_record
 from vocdist.shards.images import BoxFrame, Shrink
 from vocdist.shards.inspect import Inspected, Inspection, inspect_pairs
 from vocdist.shards.plan import PlannedSample
@@ -23,6 +25,9 @@ from vocdist.voc.text import composed, printable
 
 # Large enough that handing over costs nothing, small enough for an even load.
 PAIRS_PER_TASK = 64
+# Boxes that all end within 100 pixels are taken for percent from so many on, where the short sides
+# of their images are at least so many pixels.
+PERCENT_BOXES, PERCENT_SIDE = 10, 200
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,12 @@ def samples_of(
         shrink=shrink,
         splits=splits,
         split_kind=division.kind,
-        notes=(*matched.notes, *_misnamed(collected), *division.notes),
+        notes=(
+            *matched.notes,
+            *_misnamed(collected),
+            *note_on_percent(sample.record for sample in planned.values()),
+            *division.notes,
+        ),
         rejections=collected.rejections,
         unlisted=len(planned) - used,
         unknown_objects=dict(sorted(collected.unknown.items())),
@@ -224,6 +234,31 @@ def _misnamed(collected: _Collected) -> list[str]:
     return [
         f"{len(wrong):,} annotations name another image that is there in <filename>, as "
         f"{printable(wrong[0])}.xml ({printable(said[wrong[0]])}): the XML's own name decides"
+    ]
+
+
+def note_on_percent(records: Iterable[bytes]) -> list[str]:
+    """A line where all boxes of a data set look like percent of the sides, from stored records.
+
+    Corners of 0 to 1 are refused one by one, since no object is so small. One of 0 to 100 may be
+    in pixels; all of them, on images that are much larger, are hardly.
+    """
+    boxes, smallest, furthest = 0, 1 << 30, np.zeros(2)
+    for stored in records:
+        found = parse_record(stored)
+        if not len(found.boxes):
+            continue
+        smallest = min(smallest, found.width, found.height)
+        furthest = np.maximum(furthest, (found.boxes[:, 1:3] + found.boxes[:, 3:5]).max(axis=0))
+        # Of nearly all data sets this is found at the first image.
+        if furthest.max() > 100 or smallest < PERCENT_SIDE:
+            return []
+        boxes += len(found.boxes)
+    if boxes < PERCENT_BOXES or furthest.min() <= 50:
+        return []
+    return [
+        f"all {boxes:,} boxes end within 100 pixels, on images of {smallest:,} and more: if their "
+        f"corners are percent of the width and height, export them in pixels, as VOC has them"
     ]
 
 

@@ -218,8 +218,8 @@ def _parse_object(element: Element, label: str) -> VocObject | BadObject:
     if _are_shares(corners):
         x1, y1, x2, y2 = (f"{corner:.4g}" for corner in corners)
         detail = (
-            f"{name} ({x1}, {y1})-({x2}, {y2}): are these shares of the width and height? "
-            "VOC's boxes are in pixels"
+            f"{name} ({x1}, {y1})-({x2}, {y2}): are these shares (0 to 1) of the width and "
+            "height? VOC's boxes are in pixels"
         )
         return BadObject(name, difficult, "box_in_shares", detail)
     # Some VOC2007 and VOC2012 files hold floats; the fraction is cut off, not rounded.

@@ -25,7 +25,9 @@ from vocdist.voc.yolo import label_files, read_yolo
 
 NOT_VOC = "not_voc_xml"
 # CVAT's own format, one XML for all images, is what is chosen by mistake most often.
-CHOOSE_VOC = "if it is one XML for all images (<annotations>), choose Pascal VOC on export"
+CHOOSE_VOC = (
+    "if it is CVAT's own, one XML for all images (<annotations>), choose PASCAL VOC on export"
+)
 YOLO_NOT_TAKEN = "YOLO label files are not taken, as there are annotations in another form"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vocdist.errors import UserError
+from vocdist.voc.annotation import SHARE_SLACK
 from vocdist.voc.classes import normalise_name
 from vocdist.voc.export_files import ExportFiles, ImageIndex, part_named
 from vocdist.voc.export_pairs import Entry
@@ -64,15 +65,24 @@ def kind_of_json(path: Path) -> str:
     first = content[0] if isinstance(content, list) and content else content
     keys = set(first) if isinstance(first, dict) else set()
     if "shapes" in keys:
-        return "labelme's own form: labelme2voc.py makes VOC of it"
-    if "_via_img_metadata" in keys:
-        return "VIA's project: export it as COCO"
-    if isinstance(content, list) and keys & {"annotations", "completions"} and "data" in keys:
-        return "Label Studio's own form: export it as Pascal VOC"
+        return "labelme's own form: labelme2voc.py, among labelme's examples, makes VOC of it"
+    if "_via_img_metadata" in keys or _is_of_via(content):
+        return "VIA's own form: choose Export Annotations (COCO format) in its menu Annotation"
+    if isinstance(content, list) and (
+        ("data" in keys and keys & {"annotations", "completions"})
+        or {"annotation_id", "annotator"} & keys
+    ):
+        return "Label Studio's own form: choose Pascal VOC XML on export"
     if "images" in keys:
         missing = [key for key in ("annotations", "categories") if key not in keys]
         return f"COCO without {' and '.join(missing)}" if missing else "COCO's keys without lists"
     return f"of an unknown kind, with {', '.join(sorted(map(str, keys))[:5])}" if keys else "a list"
+
+
+def _is_of_via(content: Any) -> bool:
+    """Whether it is VIA's export: an entry with `filename` and `regions` for each image."""
+    first = next(iter(content.values()), None) if isinstance(content, dict) else None
+    return isinstance(first, dict) and {"filename", "regions"} <= first.keys()
 
 
 def _translate(
@@ -160,7 +170,25 @@ def _boxes(
         crowd = bool(annotation.get("iscrowd"))
         translated.counts["boxes of crowds: marked difficult"] += crowd
         found[image_id].append(DrawnBox(name, *corners, difficult=crowd))
+    _check_pixels(path, [box for boxes in found.values() for box in boxes])
     return found
+
+
+def _check_pixels(path: Path, boxes: Sequence[DrawnBox]) -> None:
+    """Refuse boxes that are shares of the sides: to whole pixels all would be one pixel.
+
+    Raises:
+        UserError: All end within 1, and not all at whole numbers.
+    """
+    corners = [(box.x0, box.y0, box.x1, box.y1) for box in boxes]
+    if corners and all(max(four) <= 1 + SHARE_SLACK for four in corners):
+        shares = next((four for four in corners if any(value % 1 for value in four)), None)
+        if shares:
+            raise UserError(
+                f"{path}: its boxes are shares (0 to 1) of the width and height, as "
+                f"({', '.join(f'{value:.4g}' for value in shares)}): COCO's are in pixels: export "
+                f"it as COCO, or multiply them"
+            )
 
 
 def _corners(

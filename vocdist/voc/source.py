@@ -122,10 +122,11 @@ def _near_miss(folder: Path) -> str:
 
 def _export_hint(folder: Path) -> str:
     """What to do with an export of another layout, as annotation tools make them."""
-    if next(folder.rglob("*.xml"), None) is None:
+    kinds = [kind for kind in (".xml", ".json", ".yaml") if any(folder.rglob(f"*{kind}"))]
+    if not kinds:
         return ""
     return (
-        f". There are .xml files here: an export of another layout becomes a VOC tree by "
+        f". There are {kinds[0]} files here: an export of another layout becomes a VOC tree by "
         f"python scripts/make_voc.py {folder} data/mine"
     )
 

@@ -130,9 +130,10 @@ def _boxes(
             )
         values = [float(value) for value in rest]
         if not all(math.isfinite(value) and abs(value) <= LARGEST_SHARE for value in values[:4]):
+            meant = "percent or pixels" if max(values[:4]) <= 100 else "pixels"
             raise UserError(
                 f"{where}: {line[:60]!r} has numbers that are no shares of the image's sides "
-                "(0 to 1): export the labels as YOLO"
+                f"(0 to 1), but {meant}: export the labels as YOLO"
             )
         if len(values) <= 5 or (data is not None and data.keypoints):
             what = "keypoints: left out" if len(values) > 5 else "confidences: left out"
