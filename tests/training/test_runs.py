@@ -61,7 +61,7 @@ def test_the_report_shows_the_runs_figures_and_can_be_made_again(classifier_run:
     assert again.returncode == 0, again.stderr
     assert (classifier_run / "report.html").read_text(encoding="utf-8") == page
     alone = run_script("report.py", str(classifier_run / "checkpoints"))
-    assert alone.returncode == 2 and "not a run" in alone.stderr
+    assert alone.returncode == 2 and f"lies in the run {classifier_run}" in alone.stderr
 
 
 def test_wandb_has_the_rows_of_the_file(classifier_run: Path) -> None:

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from vocdist.metrics.proposals import COUNTS
-
 SIZES = ("small", "medium", "large")
 
 
@@ -83,7 +81,11 @@ def recall_table(metrics: Mapping[str, float]) -> Table:
         for key in metrics
         if key.startswith(prefix) and "/" not in key
     )
-    counts = counts or list(COUNTS)
+    if not counts:
+        # Imported here: a script's `--help` shows no table, and does not wait for torch.
+        from vocdist.metrics.proposals import COUNTS
+
+        counts = list(COUNTS)
     sizes = [size for size in SIZES if any(f"AR@{count}/{size}" in metrics for count in counts)]
     known = [f"{int(metrics[key]):,} {key}" for key in ("samples", "boxes") if key in metrics]
     table = _table("Proposal recall", known)
