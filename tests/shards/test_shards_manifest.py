@@ -5,6 +5,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -12,7 +13,14 @@ from rich.console import Console
 from voc_on_disk import jpeg
 
 from vocdist.errors import UserError
-from vocdist.shards.format import Manifest, SplitRule, load_manifest, manifest_hash, save_manifest
+from vocdist.shards.format import (
+    PROGRESS_NAME,
+    Manifest,
+    SplitRule,
+    load_manifest,
+    manifest_hash,
+    save_manifest,
+)
 from vocdist.shards.rejections import print_summary
 from vocdist.shards.verify import verify_shards
 
@@ -213,3 +221,21 @@ def test_the_command_follows_the_trees_own_lists_by_default(voc_root, tmp_path):
     manifest = load_manifest(tmp_path / "out")
     assert manifest.split_rule == SplitRule(kind="lists", ratio=None, seed=None)
     assert manifest.left_out == {"not_in_a_list": 3} and manifest.negatives == 0
+
+
+def test_no_remedy_writes_among_other_files(tmp_path: Path, demo_root: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        load_manifest(demo_root)
+    assert f"source={demo_root} output=shards/{demo_root.name}\n" in str(raised.value)
+    assert f"output={demo_root}" not in str(raised.value)
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(UserError) as raised:
+        load_manifest(tmp_path)
+    assert f"make_voc.py {tmp_path} data/mine" in str(raised.value)
+    assert f"output={tmp_path}" not in str(raised.value)
+    (tmp_path / PROGRESS_NAME).touch()
+    with pytest.raises(UserError, match="is not finished: run make_shards.py again"):
+        load_manifest(tmp_path)
+    # Only there, or into an empty folder, may shards be made as the message says.
+    with pytest.raises(UserError, match=f"output={tmp_path / 'new'}\n"):
+        load_manifest(tmp_path / "new")

@@ -3,6 +3,7 @@ import os
 import pytest
 
 from vocdist.errors import UserError
+from vocdist.voc.pairing import match_files
 from vocdist.voc.source import find_voc_root
 
 KAGGLE_TRAIN = "VOC2012_train_val/VOC2012_train_val"
@@ -98,3 +99,27 @@ def test_an_export_in_another_layout_is_sent_to_make_voc(tmp_path, name):
     (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=rf"python scripts/make_voc.py {tmp_path} data/mine"):
         find_voc_root(tmp_path)
+
+
+def test_what_macos_packs_beside_a_data_set_is_none(tmp_path, make_root):
+    root = make_root(tmp_path / "gear")
+    notes = tmp_path / "__MACOSX" / "gear"
+    for name in ("Annotations/._000.xml", "JPEGImages/._000.jpg"):
+        (notes / name).parent.mkdir(parents=True, exist_ok=True)
+        (notes / name).write_bytes(b"\0\5\x16\7")
+    assert find_voc_root(tmp_path) == root
+    # Nor is a folder whose only XML files are hidden, whatever it is called.
+    (tmp_path / "__MACOSX").rename(tmp_path / "copied")
+    assert find_voc_root(tmp_path) == root
+
+
+def test_a_jpeg_is_one_by_any_of_its_names(tmp_path):
+    for folder in ("Annotations", "JPEGImages"):
+        (tmp_path / folder).mkdir()
+    names = ["a.jpg", "b.JPEG", "c.jpe", "d.JFIF", "e.jif", "f.pjpeg"]
+    for name in names:
+        (tmp_path / "JPEGImages" / name).touch()
+        (tmp_path / "Annotations" / f"{name[0]}.xml").touch()
+    matched = match_files(tmp_path)
+    assert [pair.image_name for pair in matched.pairs] == names
+    assert not matched.left_out

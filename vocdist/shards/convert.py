@@ -19,6 +19,7 @@ from vocdist.files.atomic import fsync, remove_temporaries
 from vocdist.shards.engine import run_tasks
 from vocdist.shards.format import (
     MANIFEST_NAME,
+    PROGRESS_NAME,
     ImageRule,
     Manifest,
     ShardRecord,
@@ -32,7 +33,7 @@ from vocdist.shards.format import (
 from vocdist.shards.plan import PlannedSample, ShardPlan, plan_hash, plan_shards
 from vocdist.shards.rejections import save_rejections
 from vocdist.shards.samples import SplitSamples
-from vocdist.shards.write import PROGRESS_NAME, read_progress, start_progress, write_shard
+from vocdist.shards.write import read_progress, start_progress, write_shard
 from vocdist.shards.writer_lock import locked_for_writing, write_error
 from vocdist.voc.counts import count_class_ids
 

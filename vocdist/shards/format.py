@@ -6,6 +6,7 @@ comes with timm's `_info.json`.
 
 import hashlib
 import json
+import shlex
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from vocdist.files.atomic import replaced_when_done
 from vocdist.remote.location import Location, is_url, join
 from vocdist.remote.transfer import NotThereError, read_whole
 from vocdist.voc.annotation import multi_hot
+from vocdist.voc.source import find_voc_root
 
 INDEX_VERSION = "v1.2"
 # The members of a sample, in the order in which WebDataset's writer stores them.
@@ -27,6 +29,8 @@ EXTENSIONS = ("jpg", "json")
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 INFO_NAME = "_info.json"
+# Of a conversion that is not finished.
+PROGRESS_NAME = ".progress.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +301,9 @@ def describe_splits(manifest: Manifest) -> str:
 
 
 def _no_shards(folder: Location) -> str:
+    """What to do where no manifest is; nothing is proposed to be written among other files."""
+    if isinstance(folder, Path) and folder.is_dir() and any(folder.iterdir()):
+        return _no_shards_among(folder)
     return (
         f"{folder}: no shards here (no {MANIFEST_NAME}). Make some, from the demo data set:\n"
         f"  python scripts/make_demo_data.py data/demo && "
@@ -304,6 +311,27 @@ def _no_shards(folder: Location) -> str:
         f"or from VOC2012, a folder or Kaggle's copy:\n"
         f"  python scripts/make_shards.py source=kaggle:gopalbhattrai/pascal-voc-2012-dataset "
         f"output={folder}"
+    )
+
+
+def _no_shards_among(folder: Path) -> str:
+    begin = f"{folder}: no shards here (no {MANIFEST_NAME}), but "
+    if (folder / PROGRESS_NAME).is_file():
+        return f"{begin}a conversion that is not finished: run make_shards.py again as it was begun"
+    try:
+        find_voc_root(folder)
+    except UserError:
+        return (
+            f"{begin}other files. Of images with annotations make a VOC tree, then shards:\n"
+            f"  python scripts/make_voc.py {shlex.quote(str(folder))} data/mine && "
+            f"python scripts/make_shards.py source=data/mine output=shards/mine\n"
+            f"and pass data.shards=shards/mine"
+        )
+    name = shlex.quote(f"shards/{folder.resolve().name}")
+    return (
+        f"{begin}a VOC data set. Make shards of it, with classes=[…] if they are not VOC's:\n"
+        f"  python scripts/make_shards.py source={shlex.quote(str(folder))} output={name}\n"
+        f"and pass data.shards={name}"
     )
 
 

@@ -15,12 +15,18 @@ from xxhash import xxh3_128
 from vocdist.errors import UserError
 from vocdist.files.atomic import TEMPORARY_SUFFIX, read_content, replaced_when_done
 from vocdist.files.checked import file_sha256
-from vocdist.shards.format import IndexEntry, ShardRecord, index_bytes, index_path, scan_tar
+from vocdist.shards.format import (
+    PROGRESS_NAME,
+    IndexEntry,
+    ShardRecord,
+    index_bytes,
+    index_path,
+    scan_tar,
+)
 from vocdist.shards.images import shrink_jpeg
 from vocdist.shards.plan import PlannedSample, ShardPlan, content_hash
 from vocdist.shards.writer_lock import check_lock_token
 
-PROGRESS_NAME = ".progress.jsonl"
 # webdataset's defaults.
 OWNER = "bigdata"
 MODE = 0o444

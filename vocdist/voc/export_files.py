@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vocdist.voc.pairing import JPEG_SUFFIXES
 from vocdist.voc.text import composed
 
-JPEG_NAMES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"})
 # Stored as JPEG in the tree, which is what a VOC tree holds.
 OTHER_IMAGES = frozenset(
     {".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".pnm", ".avif"}
@@ -65,7 +65,7 @@ def read_export(folder: Path) -> ExportFiles:
     """List an export. Linked folders are entered, each real folder once."""
     found = ExportFiles(folder)
     by_suffix = {
-        **dict.fromkeys(JPEG_NAMES | OTHER_IMAGES, found.images),
+        **dict.fromkeys(JPEG_SUFFIXES | OTHER_IMAGES, found.images),
         ".xml": found.xmls,
         ".json": found.jsons,
         **dict.fromkeys((".txt", ".names", ".yaml", ".yml"), found.texts),
@@ -135,7 +135,7 @@ class ImageIndex:
         last = parts[-1].casefold()
         # A suffix may have changed on the way; that of `frame.0001` is none.
         stem, dot, suffix = last.rpartition(".")
-        without = stem if f"{dot}{suffix}" in JPEG_NAMES | OTHER_IMAGES | {".xml"} else last
+        without = stem if f"{dot}{suffix}" in JPEG_SUFFIXES | OTHER_IMAGES | {".xml"} else last
         choice = self._by_name.get(last) or self._by_name.get(without) or []
         exact = [path for path in choice if parts[-1] in (composed(path.name), composed(path.stem))]
         choice = exact or choice

@@ -16,8 +16,8 @@ from PIL import Image, TiffImagePlugin
 
 from vocdist.errors import UserError
 from vocdist.voc.classes import normalise_name
-from vocdist.voc.export_files import JPEG_NAMES
 from vocdist.voc.export_pairs import Entry
+from vocdist.voc.pairing import JPEG_SUFFIXES
 
 JPEG_QUALITY = 95
 JPEG_START = b"\xff\xd8\xff"
@@ -157,7 +157,7 @@ class ImageStore:
             is_jpeg = file.read(len(JPEG_START)) == JPEG_START
         if is_jpeg:
             suffix = path.suffix.lower()
-            self.misnamed["JPEG"] += suffix not in JPEG_NAMES
+            self.misnamed["JPEG"] += suffix not in JPEG_SUFFIXES
             kept = path.suffix if suffix in KEPT_NAMES else ".jpg"
             place_file(path, self.folder / f"{stem}{kept}")
             return True
@@ -208,7 +208,7 @@ class ImageStore:
             stream = io.BytesIO()
             colors.save(stream, "JPEG", quality=JPEG_QUALITY, exif=exif)
         self.deep_colors += deep_colors
-        self.misnamed[name] += path.suffix.lower() in JPEG_NAMES
+        self.misnamed[name] += path.suffix.lower() in JPEG_SUFFIXES
         return stream.getvalue()
 
     def _eight_bit(self, image: Image.Image, path: Path) -> Image.Image:

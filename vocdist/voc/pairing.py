@@ -12,9 +12,10 @@ from vocdist.voc.annotation import Annotation, AnnotationError, parse_annotation
 from vocdist.voc.text import composed, printable
 
 XML_SUFFIXES = frozenset({".xml"})
-JPEG_SUFFIXES = frozenset({".jpg", ".jpeg"})
+# Whatever browsers, scanners and cameras call a JPEG; its content decides.
+JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"})
 # What a list's lines or an XML's name may end in, besides.
-OTHER_IMAGE_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jfif"})
+OTHER_IMAGE_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 IMAGE_SUFFIXES = JPEG_SUFFIXES | OTHER_IMAGE_SUFFIXES
 KEEP_NEGATIVES = "negatives=true keeps it as an image of nothing"
 

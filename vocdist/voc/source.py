@@ -27,6 +27,8 @@ MAX_DEPTH = 4
 LEAF_FOLDERS = frozenset(
     {"Annotations", "ImageSets", "JPEGImages", "SegmentationClass", "SegmentationObject"}
 )
+# macOS packs its own notes on each file into this folder of a zip, under the file's name.
+MACOS_FOLDER = "__MACOSX"
 # VOC2012_test, VOCtest_06-Nov-2007, VOC2007test; not "latest" or "contest".
 TEST_TREE = re.compile(r"(?<![a-z])(voc)?test(?![a-z])")
 FETCHES = 16
@@ -91,7 +93,9 @@ def _subfolders(folder: Path) -> list[str]:
             return [
                 entry.name
                 for entry in entries
-                if entry.is_dir() and entry.name not in LEAF_FOLDERS and entry.name[0] != "."
+                if entry.is_dir()
+                and entry.name not in LEAF_FOLDERS | {MACOS_FOLDER}
+                and entry.name[0] != "."
             ]
     except PermissionError:
         # lost+found on a mounted disk must not stop the search beside it.
@@ -99,11 +103,12 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _has_xml(folder: Path) -> bool:
-    """Stop at the first .xml, not after listing all of them."""
+    """Stop at the first .xml, not after listing all of them; hidden ones are none."""
     if not folder.is_dir():
         return False
     with os.scandir(folder) as entries:
-        return any(entry.name.lower().endswith(".xml") for entry in entries)
+        names = (entry.name for entry in entries)
+        return any(name.lower().endswith(".xml") and name[0] != "." for name in names)
 
 
 def _is_test_tree(relative: Path) -> bool:
@@ -208,7 +213,7 @@ def _wanted(url: str) -> dict[str, Mapping[str, Any]]:
 
 
 def _is_read(parts: tuple[str, ...]) -> bool:
-    if len(parts) < 2:
+    if len(parts) < 2 or MACOS_FOLDER in parts:
         return False
     return parts[-2] in ("Annotations", "JPEGImages") or (
         parts[-3:-1] == ("ImageSets", "Main") and list_part(parts[-1]) is not None
