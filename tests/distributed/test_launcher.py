@@ -235,6 +235,7 @@ def test_the_default_file_does_not_count_with_cpu(tmp_path: Path, script: Path) 
     assert done.stdout == "prepared Linear\n"
 
 
+@pytest.mark.slow
 def test_of_a_named_file_what_is_in_force_is_said_and_the_rest_passed_over(
     tmp_path: Path, script: Path
 ) -> None:

@@ -141,6 +141,7 @@ def test_the_card_says_what_it_is_and_holds_no_paths(classifier_run: Path) -> No
     assert "Not measured" in model_card(trained, None, [])
 
 
+@pytest.mark.slow
 def test_safetensors_alone_need_no_other_package(
     classifier_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,6 +180,7 @@ def conversion(root: Path, url: str, cache: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_killed_in_mid_upload_it_ends_with_the_same_objects(
     demo_root: Path, bucket: str, tmp_path: Path
 ) -> None:

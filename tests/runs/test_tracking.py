@@ -70,7 +70,7 @@ def with_an_impossible_key(log: Path) -> None:
     os.environ["WANDB_API_KEY"] = "notakey"
 
 
-@pytest.mark.parametrize("mode", ["auto", "online"])
+@pytest.mark.parametrize("mode", ["auto", pytest.param("online", marks=pytest.mark.slow)])
 def test_an_api_key_that_cannot_be_one_ends_a_training_in_one_line(
     mode: str, demo_shards: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +129,7 @@ with Tracker(Path(sys.argv[1]), mode="online", project="p", config={}) as tracke
 """
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_said_to_be_waited_for(tmp_path: Path) -> None:
     server = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
     with subprocess.Popen(

@@ -131,6 +131,7 @@ def test_a_killed_loader_process_is_one_clear_error(
     assert "a loader process was killed, most often for want of memory" in text
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_cut_in_mid_run_is_named(demo_shards: Path, tmp_path: Path) -> None:
     shards, run = tmp_path / "shards", tmp_path / "run"
     shutil.copytree(demo_shards, shards)

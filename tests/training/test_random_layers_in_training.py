@@ -11,11 +11,9 @@ from test_resume import after_rows, assert_same_end, killed_when
 from vocdist.models.backbone import LEVELS
 from vocdist.runs.checkpoint import Checkpoints, load_position
 
-# ResNets and MobileNets have none; dropout is in the other tests of resuming and of two processes.
-BACKBONES = [
-    pytest.param(name, marks=() if name == "efficientnet_b0" else pytest.mark.slow)
-    for name in LEVELS
-]
+# ResNets and MobileNets have none; dropout is in the other tests of resuming and of two processes,
+# and the masks of each network are in tests/models/test_random_layers.py.
+BACKBONES = [pytest.param(name, marks=pytest.mark.slow) for name in LEVELS]
 
 
 def arguments(backbone: str, shards: Path, run: Path) -> list[str]:
